@@ -1,0 +1,40 @@
+# Words: launch test check docs smoke format. Each sets up what it needs; nothing to do by hand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROFILE ?= laptop
+MISSIONS ?= A,B,C,D,E
+
+.PHONY: launch smoke test check docs format clean
+
+launch: $(STAMP)
+	$(BIN)/python fleet.py launch --missions $(MISSIONS) --profile $(PROFILE)
+
+smoke: $(STAMP)
+	$(BIN)/python fleet.py launch --missions $(MISSIONS) --profile smoke
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pytest tests/docs
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

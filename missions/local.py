@@ -1,0 +1,191 @@
+"""Runs a whole mission in this process: the same steps as the fleet, without Ray or a ledger.
+
+For tests, for mission authors (`python -m missions.local A --profile smoke`) and as the
+reference that the fleet's worker must agree with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from bem.base import BaseModel as FrozenBase
+from bem.base import load_base
+from missions.base_model import bundled_path
+from missions.errors import MissionError
+from missions.protocol import Artifact, Context, Mission, Pack, Prepared, Run
+from missions.registry import load_mission, resolve
+from missions.spec import MissionSpec
+from stats.scores import ScoreTable
+from stats.verdict import ArmCost, MissionPlan, MissionVerdict, ParityRule, judge
+
+
+class LocalContext(Context):
+    """Context of one mission in one process; keeps the logged scalars in memory."""
+
+    def __init__(self, spec: MissionSpec, workdir: Path, device: torch.device) -> None:
+        self._spec = spec
+        self._workdir = workdir
+        self._device = device
+        self._base: FrozenBase | None = None
+        self.logged: list[tuple[Run, int, dict[str, float]]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def data_dir(self) -> Path:
+        path = self._workdir / "data"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def artifact_dir(self, run: Run) -> Path:
+        path = self._workdir / "artifacts" / run.name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def base(self) -> FrozenBase:
+        if self._base is None:
+            self._base = load_base(base_reference(self._spec), device=self._device)
+        return self._base
+
+    def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self.logged.append((run, step, dict(metrics)))
+
+    def should_stop(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalResult:
+    """Everything one local mission left."""
+
+    prepared: Prepared
+    artifacts: Mapping[Run, Artifact]
+    scores: ScoreTable
+    verdict: MissionVerdict
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+    """CPU seconds by stage: prepare, train/<pack>, evaluate/<run>."""
+
+
+def base_reference(spec: MissionSpec) -> str:
+    """Folder or hub id of the specification's base model."""
+    return str(bundled_path()) if spec.base_model == "bundled" else spec.base_model
+
+
+def packs_of(spec: MissionSpec) -> tuple[Pack, ...]:
+    """Packs of a mission in training order (see `MissionSpec.pack`)."""
+    runs = [
+        [Run(mission=spec.id, arm=arm, seed=seed) for arm in spec.arms] for seed in spec.seeds
+    ]
+    if spec.pack == "seed":
+        return tuple(
+            Pack(name=f"{spec.id}-s{group[0].seed}", runs=tuple(group)) for group in runs
+        )
+    return tuple(Pack(name=run.name, runs=(run,)) for group in runs for run in group)
+
+
+def plan_of(spec: MissionSpec) -> MissionPlan:
+    """What the statistics need to know of a mission before they see a score."""
+    return MissionPlan(
+        mission=spec.id,
+        hypothesis=spec.hypothesis,
+        estimand=spec.estimand,
+        seeds=spec.seeds,
+        num_examples_min=1,
+        gates=spec.gates,
+        parity=ParityRule(
+            tolerance=spec.parity.tolerance,
+            pairs=spec.parity.pairs,
+            check_trainable="trainable" in spec.parity.check,
+            check_flops="flops" in spec.parity.check,
+            check_bytes="bytes" in spec.parity.check,
+        ),
+        withhold=spec.withhold_verdict,
+    )
+
+
+def run_local(
+    mission: Mission, spec: MissionSpec, workdir: Path, *, device: torch.device | None = None
+) -> LocalResult:
+    """Prepares, trains, evaluates on test and judges one mission in this process."""
+    ctx = LocalContext(spec, workdir, device or torch.device("cpu"))
+    cpu_s: dict[str, float] = {}
+    started = time.process_time()
+
+    def lap(stage: str) -> None:
+        nonlocal started
+        now = time.process_time()
+        cpu_s[stage] = now - started
+        started = now
+
+    prepared = mission.prepare(spec, ctx)
+    lap("prepare")
+    artifacts: dict[Run, Artifact] = {}
+    tables: list[ScoreTable] = []
+    for pack in packs_of(spec):
+        artifacts.update(mission.train(spec, pack, ctx))
+        lap(f"train/{pack.name}")
+        for run in pack.runs:
+            tables.append(mission.evaluate(spec, run, artifacts[run], "test", ctx))
+            lap(f"evaluate/{run.name}")
+    scores = ScoreTable.concat(tables)
+    costs = {run.arm: artifact.cost for run, artifact in artifacts.items()}
+    verdict = judge(
+        plan_of(spec), scores, costs, rng_seed=spec.data_seed, leak_report=prepared.leak_report
+    )
+    lap("judge")
+    return LocalResult(
+        prepared=prepared, artifacts=artifacts, scores=scores, verdict=verdict, cpu_s=cpu_s
+    )
+
+
+def _print_costs(costs: Mapping[str, ArmCost]) -> None:
+    for arm, cost in costs.items():
+        sys.stdout.write(
+            f"  {arm:24s} trainable {cost.trainable_params:>9,d}"
+            f"  forward FLOPs {cost.forward_flops:.4g}\n"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of `python -m missions.local`."""
+    parser = argparse.ArgumentParser(description="Run one mission in this process.")
+    parser.add_argument("mission")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--workdir", type=Path, default=None)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    try:
+        spec = resolve(
+            options.mission, profile=options.profile, overrides=tuple(options.overrides)
+        )
+        workdir = options.workdir or Path(tempfile.mkdtemp(prefix="bem-mission-"))
+        result = run_local(load_mission(options.mission), spec, workdir)
+    except MissionError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 3
+    means = (
+        result.scores.frame.groupby(["metric", "arm", "seed"])["value"].mean().unstack("seed")
+    )
+    sys.stdout.write(f"{means.to_string(float_format='{:.3f}'.format)}\n")
+    _print_costs({run.arm: artifact.cost for run, artifact in result.artifacts.items()})
+    for stage in ("prepare", "train", "evaluate", "judge"):
+        total = sum(value for key, value in result.cpu_s.items() if key.startswith(stage))
+        sys.stdout.write(f"  {stage:10s} {total:8.1f} CPU s\n")
+    sys.stdout.write(f"{result.verdict.verdict}: {'; '.join(result.verdict.reasons)}\n")
+    sys.stdout.write(f"workdir {workdir}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The contract between a mission and whoever runs it.
+
+A mission prepares data, trains packs of runs and returns per-example scores. It knows neither
+Ray nor the ledger: `missions.local` runs it in one process, the fleet's worker runs it on a
+cluster, and both hand it the same `Context`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel
+
+from bem.base import BaseModel as FrozenBase
+from missions.spec import MissionSpec
+from stats.scores import ScoreTable
+from stats.verdict import ArmCost
+
+Split = Literal["dev", "test"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One arm under one seed: the unit that is planned, leased, trained and judged."""
+
+    mission: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mission}-{self.arm}-s{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """Runs that a worker trains together (by default all arms of one seed)."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seed(self) -> int:
+        """The one seed of the pack.
+
+        Raises:
+            ValueError: if the pack mixes seeds.
+        """
+        seeds = {run.seed for run in self.runs}
+        if len(seeds) != 1:
+            raise ValueError(f"Pack {self.name!r} holds seeds {sorted(seeds)}; expected one.")
+        return seeds.pop()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What `prepare` made: the data's digest and the figures of its leak check."""
+
+    data_digest: str
+    """sha256 over the generated data, the same on every machine for the same specification."""
+    leak_report: Mapping[str, int]
+    """Name of each leak check -> number of leaked items found. Any non-zero entry: INVALID."""
+    summary: Mapping[str, int] = field(default_factory=dict)
+    """Counts worth showing: items per split, records, queries per type."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """What one run left behind."""
+
+    path: Path
+    """Folder with safetensors and JSON only; `evaluate` must need nothing else."""
+    cost: ArmCost
+    """Measured size of the arm: parity is judged on it."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Diagnostics for the report (final loss, code variance, shuffled-code gap, CPU seconds)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportTable:
+    """A table that a mission lends to the report."""
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportFigure:
+    """Line plots that a mission lends to the report: label -> (xs, ys)."""
+
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    log2_x: bool = False
+
+
+class Context(ABC):
+    """What the runner lends to a mission."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    @abstractmethod
+    def data_dir(self) -> Path:
+        """Folder of this mission's generated data; filled by `prepare`, read by the rest."""
+
+    @abstractmethod
+    def artifact_dir(self, run: Run) -> Path:
+        """Fresh folder for the artifact of one run (created)."""
+
+    @abstractmethod
+    def base(self) -> FrozenBase:
+        """The frozen base model and tokenizer of the specification, loaded once a worker."""
+
+    @abstractmethod
+    def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        """Records scalars of a run (TensorBoard and ledger). Cheap, but not for every step."""
+
+    @abstractmethod
+    def should_stop(self) -> bool:
+        """True when the worker must leave soon; training loops ask between steps."""
+
+
+class Mission(ABC):
+    """One research mission. Subclasses are final and live one a folder under `missions/`."""
+
+    id: ClassVar[str]
+    params_model: ClassVar[type[BaseModel]]
+    """Pydantic model (`extra="forbid", frozen=True`) that parses `params:` of mission.yaml."""
+
+    @abstractmethod
+    def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
+        """Generates all data below `ctx.data_dir` from `spec.data_seed`; idempotent.
+
+        Test items carry the same example ids for every arm and every seed: the design is fully
+        crossed (seeds x examples), which the two-way analysis needs.
+        """
+
+    @abstractmethod
+    def train(self, spec: MissionSpec, pack: Pack, ctx: Context) -> Mapping[Run, Artifact]:
+        """Trains every run of the pack. Work that arms share may be done once."""
+
+    @abstractmethod
+    def evaluate(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, split: Split, ctx: Context
+    ) -> ScoreTable:
+        """Scores one run on one split: per-example rows, never means."""
+
+    def report_extras(
+        self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable
+    ) -> Sequence[ReportTable | ReportFigure]:
+        """Tables and curves beyond the gates (none by default)."""
+        return ()
