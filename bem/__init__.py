@@ -1,0 +1,16 @@
+"""Context-dependent adapters (bolt-on expert modules) on a frozen Hugging Face base."""
+
+from bem.base import BaseModel, load_base
+from bem.context import RoutingContext
+from bem.injection import AdapterHost
+from bem.registry import adapter_class, adapter_kinds, make_config
+
+__all__ = [
+    "AdapterHost",
+    "BaseModel",
+    "RoutingContext",
+    "adapter_class",
+    "adapter_kinds",
+    "load_base",
+    "make_config",
+]

@@ -1,0 +1,1 @@
+"""One folder an adapter: config, layer, naive reference, README. None knows another."""

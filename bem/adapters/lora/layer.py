@@ -1,0 +1,79 @@
+"""Static LoRA: y + (alpha / rank) * up (down x). Knows no context but the strength.
+
+Legend: B rows, T positions, I inputs, O outputs, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bem.adapters.lora.config import LoraConfig
+from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
+from bem.lowrank import add_up, down, uniform_down, zero_up
+
+
+class LoraLayer(AdapterLayer):
+    """The two factors of one site."""
+
+    def __init__(
+        self, config: LoraConfig, site: Site, state: AdapterState, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.down_RI = uniform_down(config.rank, site.in_features, generator)
+        self.up_OR = zero_up(site.out_features, config.rank)
+        self.scale = config.alpha / config.rank
+        self.state = state
+
+    def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        state = self.state
+        return add_up(
+            y_BTO,
+            down(x_BTI, self.down_RI),
+            self.up_OR,
+            self.scale * state.strength,
+            state.strength_rows,
+        )
+
+
+class LoraAdapter(Adapter):
+    """One static low-rank delta a site."""
+
+    kind: ClassVar[str] = "lora"
+    config_class: ClassVar[type[AdapterConfig]] = LoraConfig
+
+    @classmethod
+    def build(
+        cls,
+        config: LoraConfig,
+        sites: Sequence[Site],
+        hidden_size: int,
+        *,
+        generator: torch.Generator,
+        experts: Mapping[str, Adapter],
+    ) -> Self:
+        adapter = cls(config, sites, hidden_size)
+        for site in sites:
+            adapter.layers.append(LoraLayer(config, site, adapter.state, generator))
+        return adapter
+
+    @classmethod
+    def examples(cls) -> Sequence[LoraConfig]:
+        return (LoraConfig(rank=3, alpha=6.0), LoraConfig(rank=2, targets="attention"))
+
+    @classmethod
+    def count_parameters(cls, config: LoraConfig, sites: Sequence[Site], hidden_size: int) -> int:
+        return config.rank * sum(site.in_features + site.out_features for site in sites)
+
+    def forward_flops(self, *, batch: int, seq_len: int) -> int:
+        return (
+            2 * batch * seq_len * self.count_parameters(self.config, self.sites, self.hidden_size)
+        )
+
+    def factors(self, index: int) -> Factors:
+        layer = self.layers[index]
+        assert isinstance(layer, LoraLayer)
+        return layer.down_RI.detach(), layer.up_OR.detach() * layer.scale

@@ -1,0 +1,71 @@
+"""What a forward pass is told beside its tokens: the explicit routing context.
+
+One `RoutingContext` belongs to one batch of sequences. It is used for a full forward, or for a
+prefill and all its decode steps: codes that were read off the prompt at prefill live in `cache`,
+beside the KV cache, so that decoding sees the same code. It knows neither models nor adapters.
+
+Legend: B rows, T positions of one forward, F side features, S sites, R code size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Strength = float | Tensor
+"""A number, or a tensor of shape (B,) or (B, T). 0 equals the base exactly."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class RoutingContext:
+    """Everything that adapters may read beside the hidden states."""
+
+    prefix_mask_BT: Tensor | None = None
+    """True at prompt positions of the prefill (or full forward); sequence codes read only these."""
+    side_BF: Tensor | None = None
+    """Side signals, for adapters configured with `side_size` > 0."""
+    strength: Strength | Mapping[str, Strength] = 1.0
+    """One strength for all active adapters, or one by adapter name (missing: 1). A (B, T) tensor
+    belongs to the positions of the prefill; at decode its last column counts."""
+    adapters: tuple[str, ...] | None = None
+    """Adapters of this forward, instead of what `AdapterHost.use` selected."""
+    codes: Mapping[str, Tensor] = field(default_factory=dict)
+    """Sequence codes (B, S, R) to use instead of the controller's, by adapter name."""
+    code_map: Callable[[Tensor], Tensor] | None = None
+    """Applied to every code, rows first: `lambda c: c[permutation]` shuffles them."""
+    record: bool = False
+    """Keep every code of the next forwards in `trace`."""
+    cache: dict[str, Tensor] = field(default_factory=dict)
+    """Sequence codes of the last prefill, by adapter name. Written by the host."""
+    trace: dict[str, list[Tensor]] = field(default_factory=dict)
+    """With `record`: by adapter name, codes in the order in which they were computed."""
+
+    def strength_of(self, name: str) -> Strength:
+        """The strength of one adapter."""
+        if isinstance(self.strength, Mapping):
+            return self.strength.get(name, 1.0)
+        return self.strength
+
+    def take(self, index: Tensor) -> RoutingContext:
+        """The context of rows `index` (a beam reorder, a sub-batch, or a repetition)."""
+
+        def rows(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        def strength(value: Strength) -> Strength:
+            return value[index] if isinstance(value, Tensor) else value
+
+        return RoutingContext(
+            prefix_mask_BT=rows(self.prefix_mask_BT),
+            side_BF=rows(self.side_BF),
+            strength={k: strength(v) for k, v in self.strength.items()}
+            if isinstance(self.strength, Mapping)
+            else strength(self.strength),
+            adapters=self.adapters,
+            codes={name: code[index] for name, code in self.codes.items()},
+            code_map=self.code_map,
+            record=self.record,
+            cache={name: code[index] for name, code in self.cache.items()},
+        )

@@ -1,0 +1,40 @@
+"""The exceptions of `bem`; this file knows no torch.
+
+BemError(Exception)
++-- InvalidInputError(BemError, ValueError)      a value that the caller must change
+|   +-- BaseModelError                           a base model that cannot be loaded or used
+|   +-- CheckpointError                          an adapter folder that does not verify
+|   +-- RoutingError                             a forward whose routing context does not fit
++-- NonFiniteLossError(BemError, ArithmeticError)    a training step gave NaN or inf
++-- AgreementError(BemError, AssertionError)     two ways to the same figure disagree
+"""
+
+from __future__ import annotations
+
+
+class BemError(Exception):
+    """Root of every exception that `bem` raises on purpose."""
+
+
+class InvalidInputError(BemError, ValueError):
+    """A value that the caller must change."""
+
+
+class BaseModelError(InvalidInputError):
+    """A base model that cannot be loaded or used."""
+
+
+class CheckpointError(InvalidInputError):
+    """An adapter folder that does not verify."""
+
+
+class RoutingError(InvalidInputError):
+    """A forward whose routing context does not fit its input or its adapters."""
+
+
+class NonFiniteLossError(BemError, ArithmeticError):
+    """A training step gave a loss or a gradient that is NaN or infinite."""
+
+
+class AgreementError(BemError, AssertionError):
+    """Two ways to the same figure disagree."""

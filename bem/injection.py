@@ -1,0 +1,373 @@
+"""Adapters on one frozen base: which linears are wrapped, which adapters act, with what strength.
+
+`AdapterHost` holds several named adapters on one base. `use` selects those that act (deltas add
+up); a `RoutingContext` may override that for one forward. The base's own modules stay what they
+are inside the wrappers, and `detach` puts them back. The host knows no kind of adapter.
+
+Legend: B rows, T positions, I inputs, O outputs, D hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bem.base import BaseModel
+from bem.context import RoutingContext
+from bem.errors import InvalidInputError, RoutingError
+from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
+from bem.registry import adapter_class
+
+_NO_CONTEXT = RoutingContext()
+
+
+class AdaptedLinear(nn.Module):
+    """A linear of the base followed by the layers of the active adapters."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.active: tuple[AdapterLayer, ...] = ()  # a tuple: not registered as submodules
+
+    def forward(self, x_BTI: Tensor) -> Tensor:
+        y_BTO: Tensor = self.base(x_BTI)
+        for layer in self.active:
+            y_BTO = layer(x_BTI, y_BTO)
+        return y_BTO
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: some families read its dtype."""
+        return self.base.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return self.base.bias  # type: ignore[return-value]
+
+
+class AdapterHost(nn.Module):
+    """One base, many adapters."""
+
+    def __init__(self, base: BaseModel) -> None:
+        super().__init__()
+        self.base = base
+        self.model = base.model
+        self.adapters = nn.ModuleDict()
+        self._frozen = [(p, p.requires_grad) for p in base.model.parameters()]
+        base.model.requires_grad_(False)
+        self._wrapped: dict[str, AdaptedLinear] = {}
+        self._selected: tuple[str, ...] = ()
+        self._in_force: tuple[str, ...] = ()
+        self._context: RoutingContext | None = None
+        self._feature_hooks: dict[int, Any] = {}
+        self._start_hook = base.decoder.register_forward_pre_hook(self._start, with_kwargs=True)
+
+    # --- which adapters there are -------------------------------------------------------------
+
+    def add(self, name: str, config: AdapterConfig, *, generator: torch.Generator) -> Adapter:
+        """Build an adapter on this base. It is trainable; it acts once `use` names it."""
+        if not name or "." in name or name in self.adapters:
+            raise InvalidInputError(
+                f"Adapter name '{name}' is empty, has a dot or is taken. "
+                f"Taken: {', '.join(self.adapters) or 'none'}."
+            )
+        sites = self.base.sites(config.targets)
+        experts = {key: _as_adapter(value) for key, value in self.adapters.items()}
+        adapter = adapter_class(config.kind).build(
+            config, sites, self.base.hidden_size, generator=generator, experts=experts
+        )
+        adapter.to(self.base.device)
+        self.adapters[name] = adapter
+        for site in adapter.sites:
+            if site.name not in self._wrapped:
+                self._wrapped[site.name] = self._wrap(site.name)
+        if adapter.feature_layer is not None:
+            self._observe(adapter.feature_layer)
+        return adapter
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; it stops acting."""
+        self[name]
+        self._selected = tuple(n for n in self._selected if n != name)
+        self._enforce(tuple(n for n in self._in_force if n != name))
+        del self.adapters[name]
+
+    def __getitem__(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise InvalidInputError(f"Unknown adapter name '{name}'. On this base: {known}.")
+        return _as_adapter(self.adapters[name])
+
+    def detach(self) -> BaseModel:
+        """Take everything off: the base has its original modules and flags again."""
+        for path, wrapper in self._wrapped.items():
+            _set_module(self.model, path, wrapper.base)
+        self._wrapped.clear()
+        for hook in (self._start_hook, *self._feature_hooks.values()):
+            hook.remove()
+        self._feature_hooks.clear()
+        for parameter, flag in self._frozen:
+            parameter.requires_grad_(flag)
+        return self.base
+
+    # --- which adapters act -------------------------------------------------------------------
+
+    def use(self, *names: str | None) -> None:
+        """Select the adapters that act from now on, in order. `use()` or `use(None)`: the base."""
+        chosen = tuple(name for name in names if name is not None)
+        for name in chosen:
+            self[name]
+        self._selected = chosen
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        """What `use` selected."""
+        return self._selected
+
+    @contextmanager
+    def routing(self, context: RoutingContext) -> Iterator[None]:
+        """Every forward of the base inside belongs to `context` (`model.generate` too)."""
+        previous = self._context
+        self._context = context
+        try:
+            yield
+        finally:
+            self._context = previous
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        attention_mask_BT: Tensor | None = None,
+        *,
+        routing: RoutingContext | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The base's output with the acting adapters; `kwargs` go to the base."""
+        scope = contextlib.nullcontext() if routing is None else self.routing(routing)
+        kwargs.setdefault("use_cache", "past_key_values" in kwargs)
+        with scope:
+            return self.model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, **kwargs)
+
+    def hidden_states(
+        self,
+        input_ids_BT: Tensor,
+        attention_mask_BT: Tensor | None = None,
+        *,
+        routing: RoutingContext | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Last hidden states (B, T, D), normed, without the output head."""
+        scope = contextlib.nullcontext() if routing is None else self.routing(routing)
+        kwargs.setdefault("use_cache", "past_key_values" in kwargs)
+        with scope:
+            out = self.base.decoder(
+                input_ids=input_ids_BT, attention_mask=attention_mask_BT, **kwargs
+            )
+        h_BTD: Tensor = out.last_hidden_state
+        return h_BTD
+
+    # --- what is trained, what it costs ---------------------------------------------------------
+
+    def freeze(self, *names: str) -> None:
+        """These adapters (none named: all) take no gradient."""
+        for name in names or tuple(self.adapters):
+            self[name].requires_grad_(False)
+
+    def train_only(self, *names: str, part: str = "all") -> None:
+        """These adapters take gradients, the others do not. `part`: "all" or "controller"."""
+        self.freeze()
+        for name in names:
+            for parameter in self._part(name, part):
+                parameter.requires_grad_(True)
+
+    def parameter_groups(self, lr: float, controller_lr_scale: float = 0.2) -> list[dict[str, Any]]:
+        """Optimizer groups of everything trainable: factors at `lr`, controllers lower."""
+        slow = {id(p) for n in self.adapters for p in self[n].controller_parameters()}
+        parameters = [p for p in self.adapters.parameters() if p.requires_grad]
+        groups = [
+            {"name": "factors", "lr": lr, "params": [p for p in parameters if id(p) not in slow]},
+            {
+                "name": "controller",
+                "lr": lr * controller_lr_scale,
+                "params": [p for p in parameters if id(p) in slow],
+            },
+        ]
+        return [group for group in groups if group["params"]]
+
+    def num_trainable(self, *names: str) -> int:
+        """Trainable parameters of these adapters (none named: all)."""
+        return sum(self[name].num_parameters() for name in names or tuple(self.adapters))
+
+    def forward_flops(self, *names: str, batch: int = 1, seq_len: int) -> int:
+        """FLOPs of one forward: the base and these adapters (none named: those selected)."""
+        added = (
+            self[name].forward_flops(batch=batch, seq_len=seq_len)
+            for name in names or self._selected
+        )
+        return self.base.forward_flops(batch=batch, seq_len=seq_len) + sum(added)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Checkpoint the base's layers so that recomputation sees this forward's routing."""
+        self.model.gradient_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
+        )
+        self.train()
+
+    # --- inside a forward -----------------------------------------------------------------------
+
+    def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        context = self._context if self._context is not None else _NO_CONTEXT
+        names = self._selected if context.adapters is None else context.adapters
+        past = kwargs.get("past_key_values")
+        decoding = past is not None and past.get_seq_length() > 0
+        acting = []
+        for name in names:
+            adapter = self[name]
+            state = adapter.state
+            strength = context.strength_of(name)
+            state.strength, state.strength_rows = _strength(strength, decoding)
+            if state.strength == 0.0:
+                continue
+            acting.append(name)
+            state.code_map = context.code_map
+            state.trace = context.trace.setdefault(name, []) if context.record else None
+            if adapter.feature_layer is not None:
+                self._start_codes(name, adapter, context, decoding)
+        self._enforce(tuple(acting))
+
+    def _start_codes(
+        self, name: str, adapter: Adapter, context: RoutingContext, decoding: bool
+    ) -> None:
+        state = adapter.state
+        state.codes = ()
+        if name in context.codes:
+            self._set_codes(name, adapter, context, context.codes[name])
+        elif decoding:
+            if name not in context.cache:
+                raise RoutingError(
+                    f"Adapter '{name}' decodes without its code: use the RoutingContext of the "
+                    "prefill."
+                )
+            state.codes = adapter.spread(context.cache[name])
+        elif context.prefix_mask_BT is None:
+            raise RoutingError(
+                f"Adapter '{name}' reads the prompt: give RoutingContext(prefix_mask_BT=...)."
+            )
+
+    def _set_codes(
+        self, name: str, adapter: Adapter, context: RoutingContext, codes_BSR: Tensor
+    ) -> None:
+        state = adapter.state
+        if state.code_map is not None:
+            codes_BSR = state.code_map(codes_BSR)
+        if state.trace is not None:
+            state.trace.append(codes_BSR.detach())
+        if context is not _NO_CONTEXT:
+            context.cache[name] = codes_BSR
+        state.codes = adapter.spread(codes_BSR)
+
+    def _observe(self, layer: int) -> None:
+        if layer not in self._feature_hooks:
+            self._feature_hooks[layer] = self.base.layers[layer].register_forward_pre_hook(
+                lambda module, args, kwargs: self._encode(layer, args, kwargs), with_kwargs=True
+            )
+
+    def _encode(self, layer: int, args: Any, kwargs: dict[str, Any]) -> None:
+        """At the input of decoder layer `layer`: codes of the adapters that read it there.
+
+        Transformers checkpoints a layer's `forward`, so this hook runs once, outside of it.
+        """
+        context = self._context
+        for name in self._in_force:
+            adapter = self[name]
+            if adapter.feature_layer != layer or adapter.state.codes or context is None:
+                continue
+            h_BTD: Tensor = (args[0] if args else kwargs["hidden_states"]).detach()
+            mask_BT = context.prefix_mask_BT
+            assert mask_BT is not None
+            if mask_BT.shape != h_BTD.shape[:2]:
+                raise RoutingError(
+                    f"prefix_mask_BT has shape {tuple(mask_BT.shape)}, the input "
+                    f"{tuple(h_BTD.shape[:2])}."
+                )
+            self._set_codes(name, adapter, context, adapter.encode(h_BTD, mask_BT, context.side_BF))
+
+    def _enforce(self, names: tuple[str, ...]) -> None:
+        if names == self._in_force:
+            return
+        layers: dict[str, list[AdapterLayer]] = {path: [] for path in self._wrapped}
+        for name in names:
+            adapter = self[name]
+            for site, layer in zip(adapter.sites, adapter.layers, strict=True):
+                assert isinstance(layer, AdapterLayer)
+                layers[site.name].append(layer)
+        for path, wrapper in self._wrapped.items():
+            wrapper.active = tuple(layers[path])
+        self._in_force = names
+
+    def _checkpoint_contexts(self) -> tuple[Any, Any]:
+        names = self._in_force
+        snapshots = [self[name].state.snapshot() for name in names]
+
+        @contextmanager
+        def recomputation() -> Iterator[None]:
+            later = self._in_force
+            touched = dict.fromkeys(names + later)
+            kept = [(name, self[name].state.snapshot()) for name in touched]
+            self._enforce(names)
+            for name, snapshot in zip(names, snapshots, strict=True):
+                self[name].state.restore(snapshot)
+            try:
+                yield
+            finally:
+                self._enforce(later)
+                for name, snapshot in kept:
+                    self[name].state.restore(snapshot)
+
+        return contextlib.nullcontext(), recomputation()
+
+    # --- small parts ----------------------------------------------------------------------------
+
+    def _wrap(self, path: str) -> AdaptedLinear:
+        wrapper = AdaptedLinear(self.model.get_submodule(path))
+        wrapper.train(self.model.training)
+        _set_module(self.model, path, wrapper)
+        return wrapper
+
+    def _part(self, name: str, part: str) -> Sequence[nn.Parameter]:
+        if part == "all":
+            return list(self[name].parameters())
+        if part != "controller":
+            raise InvalidInputError(f"Unknown part '{part}'. Known: all, controller.")
+        controller = self[name].controller_parameters()
+        if not controller:
+            raise InvalidInputError(f"Adapter '{name}' has no controller.")
+        return controller
+
+
+def _as_adapter(module: nn.Module) -> Adapter:
+    assert isinstance(module, Adapter)
+    return module
+
+
+def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _strength(strength: float | Tensor, decoding: bool) -> tuple[float, Tensor | None]:
+    if not isinstance(strength, Tensor):
+        return float(strength), None
+    if strength.dim() == 0:
+        return 1.0, strength.view(1, 1, 1)
+    if strength.dim() == 1:
+        return 1.0, strength[:, None, None]
+    if strength.dim() == 2:
+        return 1.0, (strength[:, -1:] if decoding else strength)[:, :, None]
+    raise RoutingError(f"strength has shape {tuple(strength.shape)}; give (), (B,) or (B, T).")

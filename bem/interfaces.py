@@ -1,0 +1,151 @@
+"""What an adapter is: the abstract classes that every folder in `bem/adapters` fills in.
+
+This file knows neither how linears are wrapped (`injection`) nor which adapters exist
+(`registry`).
+
+Legend: B rows, T positions, I inputs and O outputs of a linear, R rank, D hidden size of the base,
+F side features, S sites.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bem.errors import InvalidInputError
+
+Factors = tuple[Tensor, Tensor]
+"""A static low-rank delta of one site: (down_RI, up_OR), scale already in `up_OR`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """One linear of the base that an adapter changes."""
+
+    name: str
+    """Its module path in the base model."""
+    layer: int
+    """Index of the decoder layer that holds it."""
+    in_features: int
+    out_features: int
+
+
+class AdapterConfig(BaseModel):
+    """What every adapter's config has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: ClassVar[str]
+    """The adapter's folder name."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """A preset ("attention", "mlp", "all-linear") or suffixes of module names."""
+
+
+class AdapterState:
+    """What one forward pass tells the layers of one adapter. Shared by them, set by the host."""
+
+    __slots__ = ("code_map", "codes", "strength", "strength_rows", "trace")
+
+    def __init__(self) -> None:
+        self.strength: float = 1.0
+        self.strength_rows: Tensor | None = None
+        """(B, 1, 1) or (B, T, 1), beside `strength`."""
+        self.codes: Sequence[Tensor] = ()
+        """Sequence codes, one (B, 1, R) tensor a site."""
+        self.code_map: Callable[[Tensor], Tensor] | None = None
+        self.trace: list[Tensor] | None = None
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """Everything, for `restore` when gradient checkpointing runs a layer again."""
+        return (self.strength, self.strength_rows, self.codes, self.code_map)
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Back to a snapshot; a recomputed layer records no trace."""
+        self.strength, self.strength_rows, self.codes, self.code_map = snapshot
+        self.trace = None
+
+
+class AdapterLayer(nn.Module, ABC):
+    """The part of an adapter at one site."""
+
+    @abstractmethod
+    def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        """The site's output with the adapter: `y_BTO` plus its delta for input `x_BTI`."""
+
+
+class Adapter(nn.Module, ABC):
+    """One adapter over all its sites. Built by `build`, driven by `AdapterHost`."""
+
+    kind: ClassVar[str]
+    config_class: ClassVar[type[AdapterConfig]]
+    starts_at_base: bool = True
+    """Whether a new adapter leaves the base's output exactly as it was."""
+    feature_layer: int | None = None
+    """The decoder layer whose input `encode` reads at prefill; None: no sequence code."""
+
+    def __init__(self, config: AdapterConfig, sites: Sequence[Site], hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.sites = tuple(sites)
+        self.hidden_size = hidden_size
+        self.state = AdapterState()
+        self.layers = nn.ModuleList()
+        """One `AdapterLayer` a site, in the order of `sites`."""
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls,
+        config: Any,
+        sites: Sequence[Site],
+        hidden_size: int,
+        *,
+        generator: torch.Generator,
+        experts: Mapping[str, Adapter],
+    ) -> Self:
+        """A fresh adapter. `experts` holds the host's other adapters, for those that mix them;
+        it is empty when a checkpoint is about to be loaded."""
+
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> Sequence[AdapterConfig]:
+        """Small configs on which the contract tests run. Experts there are named expert_0 and
+        expert_1: two rank-2 LoRAs."""
+
+    @classmethod
+    @abstractmethod
+    def count_parameters(cls, config: Any, sites: Sequence[Site], hidden_size: int) -> int:
+        """Trainable parameters by formula, without building anything."""
+
+    @abstractmethod
+    def forward_flops(self, *, batch: int, seq_len: int) -> int:
+        """FLOPs that the adapter adds to one forward, products only, a multiply-add is two."""
+
+    def encode(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
+        """The sequence code (B, S, R) from features of the prompt."""
+        raise InvalidInputError(f"Adapter kind '{self.kind}' has no sequence code.")
+
+    def spread(self, codes_BSR: Tensor) -> Sequence[Tensor]:
+        """The code of each site, (B, 1, R), as its layer multiplies it in."""
+        return codes_BSR.unsqueeze(2).unbind(1)
+
+    def controller_parameters(self) -> list[nn.Parameter]:
+        """The parameters that decide on the code; they get a lower learning rate."""
+        return []
+
+    def factors(self, index: int) -> Factors:
+        """The static delta at site `index`; a context-dependent adapter has none."""
+        raise InvalidInputError(
+            f"Adapter kind '{self.kind}' depends on its context: it has no static delta to merge "
+            "or to mix. Distil it to a LoRA first."
+        )
+
+    def num_parameters(self) -> int:
+        """Trainable parameters as they stand."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
