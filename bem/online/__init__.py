@@ -1,0 +1,19 @@
+"""Online learning of adapters: replay, anchors, canary gate, learner."""
+
+from bem.online.anchors import Anchors, diagonal_fisher
+from bem.online.guard import Action, CanaryConfig, CanaryReport, decide
+from bem.online.learner import LearnerConfig, OnlineLearner, UpdateReport
+from bem.online.replay import Reservoir
+
+__all__ = [
+    "Action",
+    "Anchors",
+    "CanaryConfig",
+    "CanaryReport",
+    "LearnerConfig",
+    "OnlineLearner",
+    "Reservoir",
+    "UpdateReport",
+    "decide",
+    "diagonal_fisher",
+]
