@@ -62,6 +62,17 @@ class Batch:
     ids: tuple[str, ...]
     clusters: tuple[str, ...]
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            input_ids_BT=self.input_ids_BT.to(device),
+            attention_mask_BT=self.attention_mask_BT.to(device),
+            prefix_mask_BT=self.prefix_mask_BT.to(device),
+            labels_BT=self.labels_BT.to(device),
+            ids=self.ids,
+            clusters=self.clusters,
+        )
+
     def routing(self, **fields: Any) -> RoutingContext:
         """A fresh routing context for this batch."""
         return RoutingContext(prefix_mask_BT=self.prefix_mask_BT, **fields)

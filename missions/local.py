@@ -7,6 +7,7 @@ reference that the fleet's worker must agree with.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -49,7 +50,9 @@ class LocalContext(Context):
 
     def artifact_dir(self, run: Run) -> Path:
         path = self._workdir / "artifacts" / run.name
-        path.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
         return path
 
     def base(self) -> FrozenBase:
@@ -83,13 +86,9 @@ def base_reference(spec: MissionSpec) -> str:
 
 def packs_of(spec: MissionSpec) -> tuple[Pack, ...]:
     """Packs of a mission in training order (see `MissionSpec.pack`)."""
-    runs = [
-        [Run(mission=spec.id, arm=arm, seed=seed) for arm in spec.arms] for seed in spec.seeds
-    ]
+    runs = [[Run(mission=spec.id, arm=arm, seed=seed) for arm in spec.arms] for seed in spec.seeds]
     if spec.pack == "seed":
-        return tuple(
-            Pack(name=f"{spec.id}-s{group[0].seed}", runs=tuple(group)) for group in runs
-        )
+        return tuple(Pack(name=f"{spec.id}-s{group[0].seed}", runs=tuple(group)) for group in runs)
     return tuple(Pack(name=run.name, runs=(run,)) for group in runs for run in group)
 
 
@@ -166,17 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        spec = resolve(
-            options.mission, profile=options.profile, overrides=tuple(options.overrides)
-        )
+        spec = resolve(options.mission, profile=options.profile, overrides=tuple(options.overrides))
         workdir = options.workdir or Path(tempfile.mkdtemp(prefix="bem-mission-"))
         result = run_local(load_mission(options.mission), spec, workdir)
     except MissionError as error:
         sys.stderr.write(f"error: {error}\n")
         return 3
-    means = (
-        result.scores.frame.groupby(["metric", "arm", "seed"])["value"].mean().unstack("seed")
-    )
+    means = result.scores.frame.groupby(["metric", "arm", "seed"])["value"].mean().unstack("seed")
     sys.stdout.write(f"{means.to_string(float_format='{:.3f}'.format)}\n")
     _print_costs({run.arm: artifact.cost for run, artifact in result.artifacts.items()})
     for stage in ("prepare", "train", "evaluate", "judge"):
