@@ -1,0 +1,88 @@
+"""Equivalence by two one-sided tests on the log ratio of paired positive figures.
+
+Made for latency and memory: a ratio is what matters, its log is symmetric, and timings of both
+arms are taken interleaved on the same example so that the machine's drift cancels. `sided: upper`
+asks only that the treatment costs no more; a faster one passes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from stats.errors import GateError
+from stats.gates.base import GateContext, TwoArmGate
+from stats.gates.measured import ZERO_VARIATION, measured
+from stats.gates.wording import population
+from stats.inference import infer_mean
+from stats.result import Decision, GateResult, Interval
+
+
+class Equivalence(TwoArmGate):
+    """Passes when the interval of the mean log ratio lies within the margin."""
+
+    kind: Literal["equivalence"]
+    log_ratio_margin: float = Field(gt=0, allow_inf_nan=False)
+    """Largest |log(treatment / control)|; 0.1398 is +15 %."""
+    sided: Literal["both", "upper"] = "both"
+    """upper: only a treatment above the margin fails."""
+
+
+CONFIG = Equivalence
+
+
+def evaluate(config: Equivalence, context: GateContext) -> GateResult:
+    """TOST with the two-way t."""
+    grid = context.paired(config.metric, config.treatment, config.versus)
+    least = min(float(grid.treatment_SN.min()), float(grid.control_SN.min()))
+    if least <= 0:
+        raise GateError(
+            f"Gate {config.id!r}: a log ratio needs values > 0, {config.metric!r} holds {least}."
+        )
+    values_SN = np.log(grid.treatment_SN) - np.log(grid.control_SN)
+    inference = infer_mean(values_SN, context.resampler, level=context.level)
+    margin = config.log_ratio_margin
+    decision, verdict = _decide(config, inference.interval)
+    ratio = math.exp(inference.estimate)
+    limits = None
+    if inference.interval is not None:
+        limits = [math.exp(inference.interval.low), math.exp(inference.interval.high)]
+    upper = inference.p_value(margin, "less")
+    lower = inference.p_value(-margin, "greater") if config.sided == "both" else 0.0
+    shown = f"ratio {ratio:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+    low_text = f"{math.exp(-margin):.3f} < " if config.sided == "both" else ""
+    return measured(
+        config,
+        context,
+        grid,
+        inference,
+        decision=decision,
+        reason=f"{shown}: {verdict}",
+        estimand=(
+            f"mean log ratio of {config.metric}, {config.treatment} over {config.versus}, paired "
+            f"by seed and item, {population(*values_SN.shape, grid.clustered)}"
+        ),
+        criterion=f"{low_text}ratio < {math.exp(margin):.3f} with its whole interval",
+        scale="raw",
+        passing_side="within" if config.sided == "both" else "below",
+        margins=(-margin, margin) if config.sided == "both" else (margin,),
+        p_value=None if upper is None or lower is None else max(upper, lower),
+        assumed=(0.0, margin),
+        details={"ratio": ratio, "ratio_interval": limits, "sided": config.sided},
+    )
+
+
+def _decide(config: Equivalence, interval: Interval | None) -> tuple[Decision, str]:
+    margin = config.log_ratio_margin
+    if interval is None:
+        return "INVALID", ZERO_VARIATION.format(what="the ratio is the same everywhere")
+    below = interval.high < margin
+    above = interval.low > -margin or config.sided == "upper"
+    if below and above:
+        return "PASS", "the whole interval lies within the margin"
+    if interval.low >= margin or (config.sided == "both" and interval.high <= -margin):
+        return "FAIL", "the whole interval lies outside the margin"
+    return "INCONCLUSIVE", "the interval holds the margin"

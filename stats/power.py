@@ -1,0 +1,122 @@
+"""Power of the two-way t before money is spent: detectable effects and sizes that would decide.
+
+Works from variance components, of a pilot or of the run itself. Knows no gates and no scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scipy.optimize import brentq
+from scipy.special import nctdtr, stdtrit
+
+from stats.errors import DegenerateDataError
+from stats.twoway import VarianceComponents, variance_of_mean
+
+MAX_SEEDS = 100
+MAX_UNITS = 1_000_000
+RUN_COST_IN_EXAMPLES = 1000
+"""A training run is taken to cost as much as the evaluation of this many examples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """A number of seeds and units with what it can detect."""
+
+    seeds: int
+    units: int
+    mde: float
+
+
+def expected_error(
+    components: VarianceComponents, num_seeds: int, num_units: int
+) -> tuple[float, float]:
+    """Standard error and degrees of freedom that a grid of this size is expected to have."""
+    variance, df = variance_of_mean(
+        components.residual + num_units * components.seed,
+        components.residual + num_seeds * components.example,
+        components.residual,
+        num_seeds,
+        num_units,
+    )
+    return math.sqrt(variance), df
+
+
+def power_of(effect: float, standard_error: float, df: float, *, alpha: float = 0.025) -> float:
+    """Probability that a one-sided t-test at `alpha` finds a true `effect` (noncentral t)."""
+    critical = float(stdtrit(df, 1.0 - alpha))
+    return 1.0 - float(nctdtr(df, effect / standard_error, critical))
+
+
+def detectable(
+    standard_error: float, df: float, *, alpha: float = 0.025, power: float = 0.8
+) -> float:
+    """Smallest true effect that a one-sided t-test at `alpha` finds with this power."""
+    if standard_error <= 0:
+        raise DegenerateDataError("A standard error of zero has no detectable effect.")
+    critical = float(stdtrit(df, 1.0 - alpha))
+    # The quantile of a noncentral t with 1 df grows without bound; 40 critical values contain it.
+    shift = brentq(
+        lambda nc: 1.0 - float(nctdtr(df, nc, critical)) - power, 0.0, 40.0 * critical, xtol=1e-9
+    )
+    return float(shift) * standard_error
+
+
+def mde(
+    components: VarianceComponents,
+    num_seeds: int,
+    num_units: int,
+    *,
+    alpha: float = 0.025,
+    power: float = 0.8,
+) -> float:
+    """Minimum detectable effect of a planned grid."""
+    standard_error, df = expected_error(components, num_seeds, num_units)
+    return detectable(standard_error, df, alpha=alpha, power=power)
+
+
+def fewest_seeds(
+    components: VarianceComponents, num_units: int, effect: float, *, power: float = 0.8
+) -> int | None:
+    """Fewest seeds that detect `effect` with these units; None beyond `MAX_SEEDS`."""
+    return _smallest(lambda n: mde(components, n, num_units, power=power) <= effect, MAX_SEEDS)
+
+
+def fewest_units(
+    components: VarianceComponents, num_seeds: int, effect: float, *, power: float = 0.8
+) -> int | None:
+    """Fewest units that detect `effect` with these seeds; None beyond `MAX_UNITS`."""
+    return _smallest(lambda n: mde(components, num_seeds, n, power=power) <= effect, MAX_UNITS)
+
+
+def cheapest(
+    components: VarianceComponents, effect: float, *, power: float = 0.8, max_seeds: int = 40
+) -> Size | None:
+    """Cheapest grid that detects `effect`; cost is S x (N + `RUN_COST_IN_EXAMPLES`)."""
+    best: Size | None = None
+    best_cost = math.inf
+    for num_seeds in range(2, max_seeds + 1):
+        if num_seeds * (2 + RUN_COST_IN_EXAMPLES) >= best_cost:
+            break
+        units = fewest_units(components, num_seeds, effect, power=power)
+        if units is not None and num_seeds * (units + RUN_COST_IN_EXAMPLES) < best_cost:
+            best_cost = num_seeds * (units + RUN_COST_IN_EXAMPLES)
+            found = mde(components, num_seeds, units, power=power)
+            best = Size(seeds=num_seeds, units=units, mde=found)
+    return best
+
+
+def _smallest(enough: Callable[[int], bool], limit: int) -> int | None:
+    """Smallest n in 2..limit with `enough(n)`, by doubling and bisection."""
+    high = 2
+    while not enough(high):
+        if high >= limit:
+            return None
+        high = min(2 * high, limit)
+    low = max(high // 2, 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
