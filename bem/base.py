@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from bem.errors import BaseModelError, InvalidInputError
 from bem.interfaces import Site
@@ -157,6 +158,8 @@ def load_base(
     folder = _resolve(ref)
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"Base model folder '{folder}' has no config.json.")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
@@ -165,6 +168,9 @@ def load_base(
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(f"Base model '{ref}' cannot be loaded: {reason}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     model.to(device).eval()
     return BaseModel(model, tokenizer, str(ref), folder)
 

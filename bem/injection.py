@@ -72,18 +72,21 @@ class AdapterHost(nn.Module):
 
     def add(self, name: str, config: AdapterConfig, *, generator: torch.Generator) -> Adapter:
         """Build an adapter on this base. It is trainable; it acts once `use` names it."""
-        if not name or "." in name or name in self.adapters:
-            raise InvalidInputError(
-                f"Adapter name '{name}' is empty, has a dot or is taken. "
-                f"Taken: {', '.join(self.adapters) or 'none'}."
-            )
         sites = self.base.sites(config.targets)
         experts = {key: _as_adapter(value) for key, value in self.adapters.items()}
         adapter = adapter_class(config.kind).build(
             config, sites, self.base.hidden_size, generator=generator, experts=experts
         )
-        adapter.to(self.base.device)
-        self.adapters[name] = adapter
+        return self.attach(name, adapter)
+
+    def attach(self, name: str, adapter: Adapter) -> Adapter:
+        """Put a built adapter on this base."""
+        if not name or "." in name or name in self.adapters:
+            raise InvalidInputError(
+                f"Adapter name '{name}' is empty, has a dot or is taken. "
+                f"Taken: {', '.join(self.adapters) or 'none'}."
+            )
+        self.adapters[name] = adapter.to(self.base.device)
         for site in adapter.sites:
             if site.name not in self._wrapped:
                 self._wrapped[site.name] = self._wrap(site.name)

@@ -107,10 +107,10 @@ class Adapter(nn.Module, ABC):
         hidden_size: int,
         *,
         generator: torch.Generator,
-        experts: Mapping[str, Adapter],
+        experts: Mapping[str, Adapter] | None,
     ) -> Self:
         """A fresh adapter. `experts` holds the host's other adapters, for those that mix them;
-        it is empty when a checkpoint is about to be loaded."""
+        it is None when a checkpoint is about to be loaded."""
 
     @classmethod
     @abstractmethod

@@ -78,6 +78,8 @@ class GeneratedAdapter(Adapter):
 
     kind: ClassVar[str] = "generated"
     config_class: ClassVar[type[AdapterConfig]] = GeneratedConfig
+    config: GeneratedConfig
+    controller: SequenceController
 
     @classmethod
     def build(
@@ -87,7 +89,7 @@ class GeneratedAdapter(Adapter):
         hidden_size: int,
         *,
         generator: torch.Generator,
-        experts: Mapping[str, Adapter],
+        experts: Mapping[str, Adapter] | None,
     ) -> Self:
         sites = adapted_sites(config, sites)
         adapter = cls(config, sites, hidden_size)
@@ -110,8 +112,6 @@ class GeneratedAdapter(Adapter):
                 generator=generator,
             )
         return adapter
-
-    controller: SequenceController
 
     @classmethod
     def examples(cls) -> Sequence[GeneratedConfig]:
@@ -140,7 +140,6 @@ class GeneratedAdapter(Adapter):
 
     def forward_flops(self, *, batch: int, seq_len: int) -> int:
         config = self.config
-        assert isinstance(config, GeneratedConfig)
         factors = config.rank * sum(site.in_features + site.out_features for site in self.sites)
         if config.code == "token":
             return 2 * batch * seq_len * (factors + len(self.sites) * config.rank**2)
@@ -152,9 +151,7 @@ class GeneratedAdapter(Adapter):
         return code_BN.view(code_BN.shape[0], len(self.sites), -1)
 
     def controller_parameters(self) -> list[nn.Parameter]:
-        config = self.config
-        assert isinstance(config, GeneratedConfig)
-        if config.code == "sequence":
+        if self.config.code == "sequence":
             return list(self.controller.parameters())
         return [p for name, p in self.named_parameters() if ".gate_" in name]
 

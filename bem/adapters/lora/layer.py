@@ -44,6 +44,7 @@ class LoraAdapter(Adapter):
 
     kind: ClassVar[str] = "lora"
     config_class: ClassVar[type[AdapterConfig]] = LoraConfig
+    config: LoraConfig
 
     @classmethod
     def build(
@@ -53,7 +54,7 @@ class LoraAdapter(Adapter):
         hidden_size: int,
         *,
         generator: torch.Generator,
-        experts: Mapping[str, Adapter],
+        experts: Mapping[str, Adapter] | None,
     ) -> Self:
         adapter = cls(config, sites, hidden_size)
         for site in sites:
