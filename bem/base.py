@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,18 @@ def _ends_with(path: str, suffix: str) -> bool:
     return path == suffix or path.endswith(f".{suffix}")
 
 
+@contextmanager
+def progress_bars_off() -> Iterator[None]:
+    """No progress bars of transformers: loading is quick and logs stay readable."""
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_base(
     ref: str | Path,
     *,
@@ -158,19 +172,15 @@ def load_base(
     folder = _resolve(ref)
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"Base model folder '{folder}' has no config.json.")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
+        with progress_bars_off():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(f"Base model '{ref}' cannot be loaded: {reason}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     model.to(device).eval()
     return BaseModel(model, tokenizer, str(ref), folder)
 

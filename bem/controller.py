@@ -50,16 +50,17 @@ class SequenceController(nn.Module):
         self.heads_bias_N = nn.Parameter(torch.full((code_size,), head_bias))
 
     def forward(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
-        """The code (B, N), computed in float32 whatever the base's precision."""
+        """The code (B, N), in the controller's own precision whatever the base's."""
+        dtype = self.trunk_HD.dtype
         with torch.autocast(h_BTD.device.type, enabled=False):
-            f_BD = self._pooled(h_BTD.float(), prefix_mask_BT)
+            f_BD = self._pooled(h_BTD.to(dtype), prefix_mask_BT)
             if self.side_size:
                 if side_BF is None or side_BF.shape[1] != self.side_size:
                     raise RoutingError(
                         f"The controller expects side_BF with {self.side_size} features, got "
                         f"{None if side_BF is None else tuple(side_BF.shape)}."
                     )
-                f_BD = torch.cat([f_BD, side_BF.float()], dim=1)
+                f_BD = torch.cat([f_BD, side_BF.to(dtype)], dim=1)
             u_BH = torch.tanh(nn.functional.linear(f_BD, self.trunk_HD, self.trunk_bias_H))
             return nn.functional.linear(u_BH, self.heads_NH, self.heads_bias_N)
 

@@ -217,7 +217,7 @@ class AdapterHost(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Checkpoint the base's layers so that recomputation sees this forward's routing."""
-        self.model.gradient_checkpointing_enable(
+        self.model.activation_checkpointing_enable(
             {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
         )
         self.train()

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from bem.base import progress_bars_off
 from bem.errors import InvalidInputError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -39,7 +40,7 @@ def write_tiny_base(
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "initializer_range": 0.2,
+        "initializer_range": 0.1,
     }
     if family == "gpt2":
         shape |= {"n_embd": hidden_size, "n_layer": layers, "n_head": heads, "n_inner": mlp_size}
@@ -53,7 +54,8 @@ def write_tiny_base(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**shape))
-    model.save_pretrained(folder)
+    with progress_bars_off():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
