@@ -1,0 +1,1 @@
+"""Mission A: a planner over skill experts against one fused adapter."""

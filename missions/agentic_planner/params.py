@@ -1,0 +1,76 @@
+"""Settings of mission A, as `params:` of its mission file gives them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from missions.agentic_planner.queries import Operation
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataParams(_Strict):
+    """The world of records, and the index over them."""
+
+    records: int = Field(ge=40)
+    """One-entity records a split; each split has its own index."""
+    stale_share: float = Field(gt=0, lt=1)
+    """Share of the records whose indexed version is out of date."""
+    operations: tuple[Operation, ...] = Field(min_length=1)
+    """What ReF and RReF ask for."""
+    encoder_dim: int = Field(ge=8)
+    """Coordinates of the hashed encoder."""
+    top_k: int = Field(ge=2)
+    """Records that a retrieval brings."""
+
+
+class AdapterParams(_Strict):
+    """A generated BEM with a sequence code."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    controller_width: int = Field(ge=1)
+    targets: str | tuple[str, ...]
+    pool: Literal["attention", "mean", "last"] = "mean"
+    feature_layer: int = Field(default=0, ge=0)
+
+
+class TrainingParams(_Strict):
+    """Training of the skills and of the fused adapter: the same for both."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    bf16: bool = False
+
+
+class PolicyParams(_Strict):
+    """The macro-policy and its behaviour cloning."""
+
+    queries: int = Field(ge=5)
+    """Train queries on which every plan is scored (the first ones of the train split)."""
+    horizon: int = Field(default=3, ge=1, le=3)
+    width: int = Field(ge=1)
+    step_cost: float = Field(default=0.05, ge=0)
+    """What a plan's step costs, in exact match."""
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Params(_Strict):
+    """Everything."""
+
+    data: DataParams
+    skill: AdapterParams
+    """Each of the three experts."""
+    fused: AdapterParams
+    """The one adapter of the control."""
+    training: TrainingParams
+    policy: PolicyParams
+    eval_rows: int = Field(default=128, ge=1)
+    """Queries that run side by side when plans are scored."""

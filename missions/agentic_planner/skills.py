@@ -1,0 +1,153 @@
+"""Training of the two kinds of contestant on the same gold chains in the same order.
+
+The planner's three experts are trained together: in a chain each position belongs to the expert of
+its chunk (strength 1 there, 0 elsewhere), and the prompt to none. The fused adapter acts on every
+position, prompt included, and also learns which marker comes next. It knows neither plans nor
+policies.
+
+Legend: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bem.context import RoutingContext
+from bem.data import pad_id_of
+from bem.evaluate import target_loss
+from bem.injection import AdapterHost
+from bem.interfaces import AdapterConfig
+from bem.registry import make_config
+from bem.training import TrainResult, fit
+from missions.agentic_planner.chains import SKILL_NAMES, SKILLS, Chain, training_batch
+from missions.agentic_planner.params import AdapterParams, TrainingParams
+from missions.seeding import numpy_generator, torch_generator
+
+FUSED = "fused"
+SKILL_ADAPTERS = tuple(SKILL_NAMES[skill] for skill in SKILLS)
+_BATCHES_SORTED_TOGETHER = 4
+Log = Callable[[int, dict[str, float]], None]
+
+
+def adapter_config(params: AdapterParams) -> AdapterConfig:
+    """The generated BEM of these settings."""
+    return make_config("generated", code="sequence", **params.model_dump())
+
+
+def add_adapters(host: AdapterHost, names: Sequence[str], params: AdapterParams, seed: int) -> None:
+    """Fresh adapters on the host, each from its own stream."""
+    for name in names:
+        generator = torch_generator(seed, "agentic_planner", "init", name)
+        host.add(name, adapter_config(params), generator=generator)
+
+
+def train_skills(
+    host: AdapterHost,
+    chains: Sequence[Chain],
+    params: TrainingParams,
+    seed: int,
+    *,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> TrainResult:
+    """Trains the three experts of the host together."""
+
+    def routing(batch_prefix_BT: Tensor, skill_BT: Tensor) -> RoutingContext:
+        strength = {name: (skill_BT == index).float() for index, name in enumerate(SKILL_ADAPTERS)}
+        return RoutingContext(
+            prefix_mask_BT=batch_prefix_BT, adapters=SKILL_ADAPTERS, strength=strength
+        )
+
+    host.train_only(*SKILL_ADAPTERS)
+    return _train(host, chains, params, seed, routing, False, log, should_stop)
+
+
+def train_fused(
+    host: AdapterHost,
+    chains: Sequence[Chain],
+    params: TrainingParams,
+    seed: int,
+    *,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> TrainResult:
+    """Trains the one adapter of the host."""
+
+    def routing(batch_prefix_BT: Tensor, skill_BT: Tensor) -> RoutingContext:
+        return RoutingContext(prefix_mask_BT=batch_prefix_BT, adapters=(FUSED,))
+
+    host.train_only(FUSED)
+    return _train(host, chains, params, seed, routing, True, log, should_stop)
+
+
+def _train(
+    host: AdapterHost,
+    chains: Sequence[Chain],
+    params: TrainingParams,
+    seed: int,
+    routing: Callable[[Tensor, Tensor], RoutingContext],
+    learn_markers: bool,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> TrainResult:
+    batches = batch_stream(chains, params.batch, numpy_generator(seed, "agentic_planner", "order"))
+    pad_id = pad_id_of(host.base.tokenizer)
+
+    def step_loss(step: int) -> Tensor:
+        batch, skill_BT = training_batch(
+            next(batches), pad_id=pad_id, learn_markers=learn_markers, device=host.base.device
+        )
+        return target_loss(host, batch, routing(batch.prefix_mask_BT, skill_BT))
+
+    return fit(
+        step_loss,
+        host.parameter_groups(lr=params.lr, controller_lr_scale=0.2),
+        steps=params.steps,
+        bf16=params.bf16,
+        log=log,
+        should_stop=should_stop,
+    )
+
+
+def batch_stream(
+    chains: Sequence[Chain], batch: int, rng: np.random.Generator
+) -> Iterator[list[Chain]]:
+    """Endless batches: every chain once an epoch; a few batches' chains are sorted by length
+    together, so that little is padded, and their batches come in random order."""
+    size = min(batch, len(chains))
+    while True:
+        order = [int(i) for i in rng.permutation(len(chains))]
+        for start in range(0, len(order), size * _BATCHES_SORTED_TOGETHER):
+            group = sorted(
+                order[start : start + size * _BATCHES_SORTED_TOGETHER],
+                key=lambda i: (chains[i].length, i),
+            )
+            parts = [group[i : i + size] for i in range(0, len(group), size)]
+            for position in rng.permutation(len(parts)):
+                yield [chains[i] for i in parts[int(position)]]
+
+
+def controller_diagnostics(
+    host: AdapterHost, names: Sequence[str], chains: Sequence[Chain]
+) -> dict[str, float]:
+    """Variance over queries of each adapter's code, mean over its entries."""
+    batch, _ = training_batch(
+        chains,
+        pad_id=pad_id_of(host.base.tokenizer),
+        learn_markers=False,
+        device=host.base.device,
+    )
+    context = RoutingContext(
+        prefix_mask_BT=batch.prefix_mask_BT, adapters=tuple(names), record=True
+    )
+    with torch.no_grad():
+        host.hidden_states(batch.input_ids_BT, batch.attention_mask_BT, routing=context)
+    return {
+        f"code_variance_{name}": float(context.trace[name][0].var(0, correction=0).mean())
+        for name in names
+        if context.trace.get(name)
+    }
