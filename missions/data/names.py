@@ -1,6 +1,6 @@
 """Invented two-syllable names, divided into train, dev and test by the hash of the name.
 
-About 36,000 pronounceable names (consonant vowel, consonant vowel, perhaps a coda). A test name
+About 38,000 pronounceable names (consonant vowel, consonant vowel, perhaps a coda). A test name
 stands in no training stream, that of the base model included; tokens of a test name do, because
 syllables are shared. 250 names of the train part are set apart for the closed-book facts and are
 never drawn by `sample_name`.
@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 from missions.data.lexicon import closed_words
+from missions.data.schemas import field_words
 from missions.data.splits import Split, hash_unit, split_of
 
 ONSETS = tuple("bdfghjklmnprstvz")
@@ -24,7 +25,7 @@ NUM_RESERVED = 250
 @cache
 def all_names() -> tuple[str, ...]:
     """Every name of the world, sorted."""
-    closed = closed_words()
+    closed = closed_words() | field_words()
     syllables = [onset + vowel for onset in ONSETS for vowel in VOWELS]
     names = {
         first + second + coda

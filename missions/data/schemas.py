@@ -122,3 +122,12 @@ def get_schema(name: str) -> Schema:
         if known == name:
             return schema
     raise ValueError(f"unknown schema {name!r}; known: {', '.join(SCHEMAS)}")
+
+
+def field_words() -> frozenset[str]:
+    """Every word of a schema's name or of a field's path."""
+    words: set[str] = set(SCHEMAS)
+    for schema in SCHEMAS.values():
+        for field in schema.fields:
+            words.update(field.path.split("."))
+    return frozenset(words)

@@ -15,6 +15,8 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
+from missions.errors import LeakError
+
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 TRAIN_FRACTION = 0.8
@@ -23,10 +25,6 @@ DEV_FRACTION = 0.1
 T = TypeVar("T")
 
 _WORD = re.compile(r"[a-z]+|\d+")
-
-
-class LeakError(ValueError):
-    """A key that was held out for the test stands in a training stream."""
 
 
 def hash_unit(key: str, salt: str = "") -> float:

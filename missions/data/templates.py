@@ -1,7 +1,7 @@
 """Surface forms: how a tag, facts and an answer marker are put into words.
 
-A prompt is one line, `<tag and body><end>`, whose `end` closes with a newline; the answer follows
-the newline. The tokenizer isolates newlines, so tokens(prompt) + tokens(answer) =
+A prompt is one line of tag and body (in one form body and tag) that closes with a newline; the
+answer follows the newline. The tokenizer isolates newlines, so tokens(prompt) + tokens(answer) =
 tokens(prompt + answer) for every style. Surface forms are split by hash like names: the base model
 sees those of train only.
 """
@@ -26,6 +26,7 @@ TAG_FORMS = (
     "{tag} | {body}",
     "{tag} {body}",
     "# {tag} # {body}",
+    "{body} | {tag}",
 )
 JOINS = (" ", "=", ": ", " is ", " -> ")
 SEPARATORS = ("; ", ", ", " | ", " / ", ". ")
