@@ -21,11 +21,12 @@ from bem.base import BaseModel as FrozenBase
 from bem.base import load_base
 from missions.base_model import bundled_path
 from missions.errors import MissionError
+from missions.judging import plan_of
 from missions.protocol import Artifact, Context, Mission, Pack, Prepared, Run
 from missions.registry import load_mission, resolve
 from missions.spec import MissionSpec
 from stats.scores import ScoreTable
-from stats.verdict import ArmCost, MissionPlan, MissionVerdict, ParityRule, judge
+from stats.verdict import ArmCost, MissionVerdict, judge
 
 
 class LocalContext(Context):
@@ -90,26 +91,6 @@ def packs_of(spec: MissionSpec) -> tuple[Pack, ...]:
     if spec.pack == "seed":
         return tuple(Pack(name=f"{spec.id}-s{group[0].seed}", runs=tuple(group)) for group in runs)
     return tuple(Pack(name=run.name, runs=(run,)) for group in runs for run in group)
-
-
-def plan_of(spec: MissionSpec) -> MissionPlan:
-    """What the statistics need to know of a mission before they see a score."""
-    return MissionPlan(
-        mission=spec.id,
-        hypothesis=spec.hypothesis,
-        estimand=spec.estimand,
-        seeds=spec.seeds,
-        num_examples_min=1,
-        gates=spec.gates,
-        parity=ParityRule(
-            tolerance=spec.parity.tolerance,
-            pairs=spec.parity.pairs,
-            check_trainable="trainable" in spec.parity.check,
-            check_flops="flops" in spec.parity.check,
-            check_bytes="bytes" in spec.parity.check,
-        ),
-        withhold=spec.withhold_verdict,
-    )
 
 
 def run_local(
