@@ -48,9 +48,14 @@ class BaseModel:
         self.folder = folder
         self.decoder: Any = self.model.base_model
         self.layers = self._find_layers()
-        self.hidden_size: int = self.model.config.get_text_config().hidden_size
+        self.hidden_size: int = self.text_config.hidden_size
         self._named_parameters = list(self.model.named_parameters())
         self._sites = self._find_sites()
+
+    @property
+    def text_config(self) -> Any:
+        """The language part of the Hugging Face config."""
+        return self.model.config.get_text_config()
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +100,7 @@ class BaseModel:
         Every linear, both attention products over the full square (as they are computed, masked
         or not), and the output head. Norms, activations and the rotary table are left out.
         """
-        config = self.model.config.get_text_config()
+        config = self.text_config
         linears = sum(site.in_features * site.out_features for site in self._sites)
         head_out, head_in = self.model.get_output_embeddings().weight.shape
         heads = config.num_attention_heads
@@ -111,12 +116,12 @@ class BaseModel:
     @cached_property
     def head_is_plain(self) -> bool:
         """Whether `head` is all that the family does (Gemma 2 soft-caps, Cohere scales)."""
-        config = self.model.config.get_text_config()
+        config = self.text_config
         extras = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
         return all(getattr(config, extra, None) is None for extra in extras)
 
     def _find_layers(self) -> nn.ModuleList:
-        count = self.model.config.get_text_config().num_hidden_layers
+        count = self.text_config.num_hidden_layers
         for module in self.decoder.children():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return module
@@ -175,7 +180,7 @@ def load_base(
     try:
         with progress_bars_off():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+                folder, dtype=dtype, attn_implementation=_attention(device), local_files_only=True
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -183,6 +188,15 @@ def load_base(
         raise BaseModelError(f"Base model '{ref}' cannot be loaded: {reason}") from error
     model.to(device).eval()
     return BaseModel(model, tokenizer, str(ref), folder)
+
+
+def _attention(device: str | torch.device) -> str:
+    """Fused attention on accelerators; plain products on a CPU.
+
+    On a CPU the fused backward in bfloat16 took twice the time of the plain one (batch 32 x 45
+    tokens, d = 128, 3 layers, 1 thread: 99 against 48 ms), and both forwards the same.
+    """
+    return "eager" if torch.device(device).type == "cpu" else "sdpa"
 
 
 def _resolve(ref: str | Path) -> Path:
