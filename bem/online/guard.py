@@ -50,9 +50,9 @@ class CanaryReport:
 
 
 def decide(report: CanaryReport, start_score: float, config: CanaryConfig) -> Action:
-    """What to do after a canary run; a start score of 0 guards nothing and is refused."""
-    if not start_score > 0:
-        raise ValueError(f"start_score must be > 0, got {start_score}: no canary to compare with")
+    """What to do after a canary run. A start that solved nothing can lose nothing: hold."""
+    if start_score <= 0:
+        return "hold"
     ratio = report.score / start_score
     if ratio < config.rollback_ratio:
         return "rollback"

@@ -1,0 +1,1 @@
+"""Mission B: the living model, online updates of the controller only."""
