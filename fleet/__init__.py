@@ -1,0 +1,1 @@
+"""BEM Fleet's orchestration: plans, runs, records and judges campaigns of missions."""

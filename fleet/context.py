@@ -1,0 +1,84 @@
+"""What the fleet lends to a mission inside a worker: folders, the base, logging, the stop flag.
+
+Implements `missions.protocol.Context`. Knows the ledger only through its port, and Ray not at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bem.base import BaseModel as FrozenBase
+from bem.base import load_base
+from fleet.ledger.records import Point
+from fleet.monitor.scalars import ScalarBoard
+from missions.local import base_reference
+from missions.protocol import Context, Run
+from missions.spec import MissionSpec
+
+
+class WorkerContext(Context):
+    """Context of one mission in one worker."""
+
+    def __init__(
+        self,
+        spec: MissionSpec,
+        workdir: Path,
+        *,
+        board: ScalarBoard,
+        device: torch.device,
+        stop: threading.Event,
+        timed: Callable[[str, str], Any],
+    ) -> None:
+        self._spec = spec
+        self._workdir = workdir
+        self._board = board
+        self._device = device
+        self._stop = stop
+        self._timed = timed
+        self._base: FrozenBase | None = None
+        self._points: list[Point] = []
+        self._guard = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def data_dir(self) -> Path:
+        path = self._workdir / "data"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def artifact_dir(self, run: Run) -> Path:
+        path = self._workdir / "artifacts" / run.name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def base(self) -> FrozenBase:
+        if self._base is None:
+            with self._timed("base", self._spec.base_model):
+                self._base = load_base(base_reference(self._spec), device=self._device)
+        return self._base
+
+    def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self._board.add(run, step, metrics)
+        points = [
+            Point(run=run.name, step=step, name=name, value=float(value))
+            for name, value in metrics.items()
+        ]
+        with self._guard:
+            self._points.extend(points)
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def take_points(self) -> list[Point]:
+        """The scalars logged since the last call; the heartbeat sends them in one batch."""
+        with self._guard:
+            points, self._points = self._points, []
+        return points

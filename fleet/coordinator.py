@@ -1,0 +1,406 @@
+"""Carries out a campaign: admission, trainers, leases, verdicts, a clean end.
+
+The one loop that acts. What to start, retry or give up is decided in `fleet.policies`; what
+happened is in the ledger, and only there. Knows Ray and the ledger, no mission.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
+from fleet.keys import canonical_digest
+from fleet.ledger.reader import LedgerReader
+from fleet.mission_job import JobThread, start_job
+from fleet.plan import CampaignPlan, MissionWork
+from fleet.policies import Job, Load, Node, admit, place, preflight, reinforce
+from fleet.ray_session import RaySession, ray_session
+from fleet.settings import LaunchSettings
+from fleet.states import RunState
+from fleet.verdicts import verdict_digest
+from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
+
+POLL_S = 0.2
+SWEEP_S = 5.0
+ON_DECK = 1
+"""Trainers that come up while others still hold the slots."""
+STARTUP_S = 12.0
+"""Seconds that a new worker group needs on a busy machine (measured)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CampaignResult:
+    """How a launch ended."""
+
+    verdicts: tuple[dict[str, Any], ...]
+    """Verdicts as plain data, in order of mission id."""
+    failed: tuple[str, ...]
+    """Missions with a run that is not DONE."""
+    digest: str
+    """Of the verdict table: equal digests, equal tables."""
+    wall_s: float
+
+
+@dataclass(kw_only=True, slots=True)
+class _Mission:
+    """What the loop remembers of a mission; everything else is read from the ledger."""
+
+    work: MissionWork
+    jobs: list[JobThread] = field(default_factory=list)
+    verdict_ref: Any = None
+    verdict: dict[str, Any] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.verdict is not None
+
+
+class Stopper:
+    """Turns the first SIGINT or SIGTERM into a flag and the second into an immediate exit."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handles signals inside; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+def run_campaign(
+    plan: CampaignPlan,
+    settings: LaunchSettings,
+    *,
+    meta: Mapping[str, Any],
+    on_start: Callable[[RaySession], None] = lambda session: None,
+    on_tick: Callable[[LedgerReader], None] = lambda reader: None,
+) -> CampaignResult:
+    """Runs every mission of the plan to its verdict.
+
+    Args:
+        meta: facts about the launch for the ledger.
+        on_start: told once when Ray is up.
+        on_tick: called a few times a second with a reader of the ledger.
+
+    Raises:
+        UnfitEnvironmentError: a mission can never fit, or Ray does not start.
+        InterruptedBySignalError: SIGINT or SIGTERM; states are recorded.
+    """
+    started = time.monotonic()
+    stopper = Stopper()
+    with ray_session(settings) as session, stopper.installed():
+        problems = preflight([work.job for work in plan.works], session.nodes)
+        if problems:
+            raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
+        on_start(session)
+        campaign = _Campaign(plan, settings, session, stopper)
+        try:
+            campaign.open(meta)
+            with LedgerReader(settings.paths.ledger) as reader:
+                campaign.loop(reader, on_tick)
+                return campaign.close(time.monotonic() - started)
+        except KeyboardInterrupt:
+            raise InterruptedBySignalError(
+                "Stopped at once by a second signal; the states in the ledger are the last known.",
+                signal_number=stopper.signal_number or signal.SIGINT,
+                log=str(settings.paths.logs),
+            ) from None
+
+
+class _Campaign:
+    """The state of one launch in the driver."""
+
+    def __init__(
+        self, plan: CampaignPlan, settings: LaunchSettings, session: RaySession, stopper: Stopper
+    ) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._session = session
+        self._stopper = stopper
+        self._missions = {work.mission: _Mission(work=work) for work in plan.works}
+        self._ledger: LedgerClient
+        self._stats: Any
+        self._swept = time.monotonic()
+        self._jobs_started = 0
+
+    def open(self, meta: Mapping[str, Any]) -> None:
+        """Brings the ledger and the stats actor up and records the plan."""
+        import ray
+
+        from fleet.ledger.writer import Ledger
+        from fleet.stats_actor import StatsService
+
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        # Finite retries of idempotent methods: a call that kills its actor must not do so for ever.
+        lasting: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_restarts": 5,
+            "max_task_retries": 3,
+            "scheduling_strategy": here,
+        }
+        actor = (
+            ray.remote(Ledger)
+            .options(name=LEDGER_ACTOR, **lasting)
+            .remote(self._settings.paths.ledger, max_tries=self._settings.max_tries)
+        )
+        self._ledger = LedgerClient(actor)
+        self._ledger.call("record_plan", self._plan, dict(meta))
+        facts = {"dashboard": self._session.dashboard, "ray_startup_s": self._session.startup_s}
+        self._ledger.call("set_meta", "session", facts)
+        self._ledger.timing("", "startup", "ray", self._session.startup_s, time.process_time())
+        self._stats = (
+            ray.remote(StatsService)
+            .options(name=STATS_ACTOR, **lasting)
+            .remote(str(self._settings.paths.root))
+        )
+
+    def loop(self, reader: LedgerReader, on_tick: Callable[[LedgerReader], None]) -> None:
+        """Until every mission has its verdict, or a signal came."""
+        while True:
+            self._collect(reader)
+            self._admit(reader)
+            self._sweep()
+            on_tick(reader)
+            if self._stopper.signal_number is not None:
+                self._stop(reader, on_tick)
+            if all(mission.over for mission in self._missions.values()):
+                return
+            time.sleep(POLL_S)
+
+    def close(self, wall_s: float) -> CampaignResult:
+        """Judges the family and records the decisions."""
+        import ray
+
+        ordered = [self._missions[name].verdict for name in sorted(self._missions)]
+        started = time.monotonic()
+        verdicts = ray.get(self._stats.judge_family.remote(ordered))
+        digest = verdict_digest(verdicts)
+        for verdict in verdicts:
+            self._ledger.call("decide", "verdict", verdict)
+        self._ledger.call(
+            "decide",
+            "campaign",
+            {
+                "verdict_digest": digest,
+                "verdicts": {v["mission"]: v["verdict"] for v in verdicts},
+                "bodies": {v["mission"]: canonical_digest(v) for v in verdicts},
+            },
+        )
+        self._ledger.timing("", "judge", "family", time.monotonic() - started, 0.0)
+        self._ledger.call("set_meta", "wall_s", wall_s)
+        self._ledger.call("checkpoint")
+        with LedgerReader(self._settings.paths.ledger) as reader:
+            counts = reader.counts()
+        failed = tuple(
+            name for name in sorted(counts) if any(s is not RunState.DONE for s in counts[name])
+        )
+        return CampaignResult(verdicts=tuple(verdicts), failed=failed, digest=digest, wall_s=wall_s)
+
+    # Starting
+
+    def _admit(self, reader: LedgerReader) -> None:
+        waiting = [m.work.job for m in self._missions.values() if not m.jobs and not m.over]
+        running = self._running_jobs()
+        finished = frozenset(name for name, mission in self._missions.items() if mission.over)
+        chosen = admit(waiting, running, self._session.nodes, finished=finished, on_deck=ON_DECK)
+        for name in chosen:
+            self._ledger.set_phase(name, "starting")
+            self._start(self._missions[name], self._missions[name].work.job)
+        if not waiting:
+            self._reinforce(reader, running)
+
+    def _reinforce(self, reader: LedgerReader, running: list[Job]) -> None:
+        """Lends an idle slot to the mission with the longest queue."""
+        free = place(running, self._session.nodes)
+        if not free or not any(node.cpus >= 1 for node in free):
+            return
+        loads = []
+        for name, mission in self._missions.items():
+            alive = [job for job in mission.jobs if not job.ended]
+            if not alive:
+                continue
+            packs = reader.packs(name)
+            took = [p.ended_at - p.leased_at for p in packs if p.ended_at and p.leased_at]
+            expected = mission.work.expected_cpu_s / max(1, len(packs))
+            loads.append(
+                Load(
+                    job=_one_worker(mission.work.job),
+                    open_packs=sum(1 for p in packs if p.owner is None and p.ended_at is None),
+                    pack_s=sum(took) / len(took) if took else expected,
+                    helpers=len(alive),
+                )
+            )
+        chosen = reinforce(loads, free, startup_s=STARTUP_S, on_deck=0)
+        if chosen is not None:
+            mission = self._missions[chosen]
+            self._ledger.event("info", chosen, "an idle slot joins this mission")
+            self._start(mission, _one_worker(mission.work.job))
+
+    def _start(self, mission: _Mission, job: Job) -> None:
+        from fleet.mission_job import as_config
+        from fleet.worker import WorkerJob
+
+        self._jobs_started += 1
+        name = f"{mission.work.mission}-{self._plan.run_id}-{self._jobs_started}"
+        order = WorkerJob(
+            mission=mission.work.mission,
+            job=name,
+            root=str(self._settings.paths.root),
+            spec_json=json.dumps(mission.work.spec.model_dump(mode="json")),
+            catalog=self._settings.catalog,
+            submitted_at=time.time(),
+        )
+        mission.jobs.append(
+            start_job(
+                mission.work.mission,
+                job,
+                as_config(order),
+                name=name,
+                storage=str(self._settings.paths.root / "train"),
+                gpus=job.request.gpus,
+            )
+        )
+
+    def _running_jobs(self) -> list[Job]:
+        """Every worker group that is up or on deck, the helpers of a mission each for itself."""
+        found = []
+        for mission in self._missions.values():
+            for number, job in enumerate(mission.jobs):
+                if not job.ended:
+                    found.append(mission.work.job if not number else _one_worker(mission.work.job))
+        return found
+
+    # Ending
+
+    def _collect(self, reader: LedgerReader) -> None:
+        """Takes note of worker groups that are gone and of verdicts that are ready."""
+        import ray
+
+        for name, mission in self._missions.items():
+            for job in mission.jobs:
+                if job.ended and not job.noted:
+                    job.noted = True
+                    self._note_end(name, job)
+            if mission.over or not mission.jobs or any(not job.ended for job in mission.jobs):
+                continue
+            if mission.verdict_ref is None:
+                self._settle(reader, name, mission)
+                self._ledger.set_phase(name, "judging")
+                mission.verdict_ref = self._stats.judge.options(name=f"judge {name}").remote(name)
+            ready, _ = ray.wait([mission.verdict_ref], timeout=0)
+            if ready:
+                mission.verdict = ray.get(mission.verdict_ref)
+                bad = reader.counts()[name].keys() - {RunState.DONE}
+                self._ledger.set_phase(name, "failed" if bad else "judged")
+
+    def _note_end(self, name: str, job: JobThread) -> None:
+        wall_s = time.monotonic() - job.started
+        self._ledger.timing(name, "job", job.name, wall_s, 0.0)
+        reason = "the worker group ended"
+        if job.error is not None:
+            disk = _cause(job.error, StorageError)
+            if disk is not None:
+                raise StorageError(str(disk), log=str(self._settings.paths.logs))
+            lines = str(job.error).strip().splitlines() or [type(job.error).__name__]
+            reason = f"the worker group failed: {lines[-1]}"
+            self._ledger.event("error", name, f"{reason}\n{job.error}")
+        self._ledger.call("end_job", job.name, reason)
+
+    def _settle(self, reader: LedgerReader, name: str, mission: _Mission) -> None:
+        """Runs that nobody will take up again become failures with a reason."""
+        left = [row for row in reader.runs(name) if not row.state.is_terminal]
+        if left:
+            error = next((job.error for job in mission.jobs if job.error), None)
+            reason = f"the worker group ended with {len(left)} runs open" + (
+                f": {type(error).__name__}" if error else ""
+            )
+            self._ledger.fail_mission(name, reason=reason, traceback=str(error or ""))
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept >= SWEEP_S:
+            self._swept = time.monotonic()
+            self._ledger.call("sweep_leases", stale_after_s=self._settings.stale_after_s)
+
+    def _stop(self, reader: LedgerReader, on_tick: Callable[[LedgerReader], None]) -> None:
+        """Asks the workers to leave, waits a little, records what is left as CANCELLED."""
+        number = self._stopper.signal_number or signal.SIGINT
+        word = signal.Signals(number).name
+        names = [name for name, mission in self._missions.items() if not mission.over]
+        for name in names:
+            self._ledger.call("request_stop", name, word)
+        deadline = time.monotonic() + self._settings.grace_s
+        while time.monotonic() < deadline and self._held(reader):
+            on_tick(reader)
+            time.sleep(POLL_S)
+        self._ledger.call("cancel", names, f"stopped by {word}")
+        for name in names:
+            self._ledger.set_phase(name, "cancelled")
+        self._ledger.call("event", "warning", "fleet", f"stopped by {word}")
+        self._ledger.call("checkpoint")
+        on_tick(reader)
+        raise InterruptedBySignalError(
+            f"Stopped by {word}; finished runs are kept.",
+            signal_number=number,
+            log=str(self._settings.paths.logs),
+            go_on=f"python fleet.py status {self._settings.paths.run_id}",
+        )
+
+    @staticmethod
+    def _held(reader: LedgerReader) -> bool:
+        return any(state.is_held for states in reader.counts().values() for state in states)
+
+
+def _one_worker(job: Job) -> Job:
+    return Job(name=job.name, request=job.request, workers=1, depends_on=job.depends_on)
+
+
+def _cause(error: BaseException | None, kind: type[FleetError]) -> FleetError | None:
+    """The first error of this kind behind another (Ray and Train wrap what workers raise)."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, kind):
+            return current
+        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        failures = getattr(current, "worker_failures", None)
+        if isinstance(failures, dict):
+            waiting += list(failures.values())
+    return None
+
+
+def slots(nodes: tuple[Node, ...], job: Job) -> int:
+    """How many such workers these nodes hold side by side."""
+    count = 0
+    while place([job] * (count + 1), nodes) is not None and count < 1024:
+        count += 1
+    return count

@@ -1,0 +1,106 @@
+"""Errors of the fleet, each with its exit code. Knows no command and no console.
+
+FleetError (Exception)              1   something failed while the fleet ran
+|-- UsageError                      2   arguments that do not go together, an occupied run id
+|-- ConfigError                     3   a configuration that cannot be accepted
+|-- UnfitEnvironmentError           4   this machine or cluster cannot run what was asked
+|-- StorageError                    5   disk, ledger or artifact trouble
+|   |-- LedgerError                     the ledger cannot be opened or used
+|   |-- KeyConflictError                same key, different value: an alarm, never an overwrite
+|   `-- IllegalMoveError                a state change that the table of moves forbids
+|-- NotFoundError                   6   no such run, mission or folder
+|-- NothingPromotedError            7   with --require-promotion
+|-- PreemptedError                 75   the machine is being taken away
+`-- InterruptedBySignalError  130/143   SIGINT or SIGTERM
+
+Every error is one line of text, the log where more stands and the command that goes on; all of
+it survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FleetError(Exception):
+    """Base of the tree."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, log: str = "", go_on: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+        """Where the details stand; empty where there are none."""
+        self.go_on = go_on
+        """The command that goes on from here; empty where nothing does."""
+
+
+class UsageError(FleetError):
+    """Arguments that do not go together."""
+
+    exit_code = 2
+
+
+class ConfigError(FleetError):
+    """A configuration that cannot be accepted."""
+
+    exit_code = 3
+
+
+class UnfitEnvironmentError(FleetError):
+    """This machine or cluster cannot run what was asked."""
+
+    exit_code = 4
+
+
+class StorageError(FleetError):
+    """Disk, ledger or artifact trouble."""
+
+    exit_code = 5
+
+
+class LedgerError(StorageError):
+    """The ledger cannot be opened or used."""
+
+
+class KeyConflictError(StorageError):
+    """The same key came with a different value."""
+
+
+class IllegalMoveError(StorageError):
+    """A state change that the table of moves forbids."""
+
+
+class NotFoundError(FleetError):
+    """No such run, mission or folder."""
+
+    exit_code = 6
+
+
+class NothingPromotedError(FleetError):
+    """No mission was promoted although `--require-promotion` was given."""
+
+    exit_code = 7
+
+
+class PreemptedError(FleetError):
+    """The machine is being taken away; a later `launch` goes on."""
+
+    exit_code = 75
+
+
+class InterruptedBySignalError(FleetError):
+    """The user or the system asked the fleet to stop."""
+
+    def __init__(self, message: str, *, signal_number: int, log: str = "", go_on: str = "") -> None:
+        super().__init__(message, log=log, go_on=go_on)
+        self.signal_number = signal_number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_interrupted, (self.args[0], self.signal_number, self.log, self.go_on))
+
+
+def _rebuild_interrupted(
+    message: str, signal_number: int, log: str, go_on: str
+) -> InterruptedBySignalError:
+    return InterruptedBySignalError(message, signal_number=signal_number, log=log, go_on=go_on)

@@ -1,0 +1,118 @@
+"""Opens the ledger's SQLite file: for its one writer, or read-only for anybody.
+
+The writer holds an exclusive lock on a file beside the database for as long as it lives, so a
+second writer is refused at once instead of waiting. The operating system drops the lock when the
+process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+from fleet.errors import LedgerError, StorageError
+from fleet.ledger.files import refuse_network_file_system
+from fleet.ledger.schema import SCHEMA, VERSION
+
+
+def lock_for_writing(path: Path) -> IO[str]:
+    """Takes the writer's lock of the ledger at `path`; closing the stream gives it back.
+
+    Raises:
+        LedgerError: another process holds it.
+    """
+    stream = path.with_suffix(".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        holder = stream.read().strip() or "unknown"
+        stream.close()
+        raise LedgerError(f"{path} has a writer already (process {holder}).") from None
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return stream
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Opens, and where it is new creates, the ledger for writing.
+
+    Raises:
+        LedgerError: not a ledger, or of another schema version.
+        StorageError: a network file system, or the disk refused.
+    """
+    refuse_network_file_system(path.parent)
+    try:
+        cx = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        cx.execute("PRAGMA journal_mode=WAL")
+        cx.execute("PRAGMA synchronous=FULL")
+        cx.execute("PRAGMA foreign_keys=ON")
+        with transaction(cx):
+            tables = cx.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not tables:
+                for statement in SCHEMA.split(";"):
+                    if statement.strip():
+                        cx.execute(statement)
+                cx.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(VERSION),))
+    except sqlite3.DatabaseError as error:
+        raise StorageError(f"{path}: cannot be opened as a ledger: {error}") from None
+    _check_version(cx, path)
+    return cx
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Opens the ledger read-only.
+
+    Raises:
+        LedgerError: there is none, or of another schema version.
+    """
+    if not path.is_file():
+        raise LedgerError(f"No ledger at {path}.")
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+    try:
+        cx = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30
+        )
+        _check_version(cx, path)
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: cannot be read as a ledger: {error}") from None
+    return cx
+
+
+@contextmanager
+def transaction(cx: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; disk trouble comes out as StorageError."""
+    try:
+        cx.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if cx.in_transaction:
+                cx.execute("ROLLBACK")
+            raise
+        cx.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        if cx.in_transaction:
+            cx.execute("ROLLBACK")
+        raise StorageError(f"The ledger refused a write: {error}") from None
+
+
+def _check_version(cx: sqlite3.Connection, path: Path) -> None:
+    try:
+        row = cx.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    except sqlite3.OperationalError:
+        row = None
+    if row is None:
+        raise LedgerError(f"{path} is not a ledger of this program.")
+    if int(row[0]) != VERSION:
+        raise LedgerError(
+            f"{path} has schema version {row[0]}; this program reads {VERSION}. "
+            "Read it with the version that wrote it."
+        )

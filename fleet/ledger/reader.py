@@ -1,0 +1,170 @@
+"""Reads a ledger from any process, while its writer works. Opens it read-only; changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fleet.errors import NotFoundError
+from fleet.ledger import chain
+from fleet.ledger.database import open_reader
+from fleet.ledger.records import (
+    Decision,
+    Event,
+    MissionRow,
+    PackRow,
+    ResultRow,
+    RunRow,
+    Timing,
+)
+from fleet.states import RunState
+
+
+class LedgerReader:
+    """Read-only view of one ledger."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cx: sqlite3.Connection = open_reader(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._cx.close()
+
+    def meta(self) -> dict[str, Any]:
+        """Facts about the launch."""
+        rows = self._cx.execute("SELECT key, value FROM meta").fetchall()
+        return {key: json.loads(value) for key, value in rows}
+
+    def missions(self) -> list[MissionRow]:
+        """All missions in their order of start."""
+        rows = self._cx.execute(
+            "SELECT mission, position, title, phase, expected_cpu_s, spec_hash, data_digest, error,"
+            " traceback, started_at, ended_at FROM missions ORDER BY position"
+        )
+        names = [column[0] for column in rows.description]
+        return [MissionRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+
+    def spec_json(self, mission: str) -> str:
+        """The resolved mission file as it was frozen."""
+        row = self._cx.execute(
+            "SELECT spec_json FROM missions WHERE mission = ?", (mission,)
+        ).fetchone()
+        if row is None:
+            raise NotFoundError(f"{self.path} knows no mission {mission!r}.")
+        return str(row[0])
+
+    def prepared(self, mission: str) -> tuple[dict[str, int], dict[str, int]]:
+        """(leak report, summary) of a mission's data; empty before `prepare`."""
+        row = self._cx.execute(
+            "SELECT leak_json, summary_json FROM missions WHERE mission = ?", (mission,)
+        ).fetchone()
+        leaks, summary = row if row else (None, None)
+        return json.loads(leaks or "{}"), json.loads(summary or "{}")
+
+    def extras(self, mission: str) -> list[dict[str, Any]]:
+        """Tables and figures that the mission lends to the report."""
+        row = self._cx.execute(
+            "SELECT extras_json FROM missions WHERE mission = ?", (mission,)
+        ).fetchone()
+        return list(json.loads(row[0])) if row and row[0] else []
+
+    def runs(self, mission: str | None = None) -> list[RunRow]:
+        """Runs in the order in which they were planned."""
+        rows = self._cx.execute(
+            "SELECT run, mission, pack, arm, seed, state, reason, traceback, key, started_at,"
+            " ended_at FROM runs WHERE ?1 IS NULL OR mission = ?1 ORDER BY rowid",
+            (mission,),
+        )
+        names = [column[0] for column in rows.description]
+        found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+        return [RunRow(**{**row, "state": RunState(row["state"])}) for row in found]
+
+    def counts(self) -> dict[str, dict[RunState, int]]:
+        """Mission -> state -> number of runs."""
+        found: dict[str, dict[RunState, int]] = {}
+        for mission, state, count in self._cx.execute(
+            "SELECT mission, state, count(*) FROM runs GROUP BY mission, state"
+        ).fetchall():
+            found.setdefault(mission, {})[RunState(state)] = count
+        return found
+
+    def packs(self, mission: str | None = None) -> list[PackRow]:
+        """Packs in the order in which they are leased."""
+        rows = self._cx.execute(
+            "SELECT pack, mission, seed, owner, tries, leased_at, ended_at FROM packs"
+            " WHERE ?1 IS NULL OR mission = ?1 ORDER BY mission, position",
+            (mission,),
+        )
+        names = [column[0] for column in rows.description]
+        return [PackRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+
+    def results(self, mission: str | None = None) -> list[ResultRow]:
+        """Registered results in the order of their runs."""
+        rows = self._cx.execute(
+            "SELECT results.key, results.run, mission, arm, seed, scores_file, scores_digest,"
+            " artifact, cost_json, figures_json FROM results JOIN runs USING (run)"
+            " WHERE ?1 IS NULL OR mission = ?1 ORDER BY runs.rowid",
+            (mission,),
+        )
+        names = [column[0] for column in rows.description]
+        return [ResultRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+
+    def decisions(self) -> list[Decision]:
+        """The whole chain, verified.
+
+        Raises:
+            LedgerError: a link was changed, removed or reordered.
+        """
+        return chain.read(self._cx.execute("SELECT * FROM decisions ORDER BY seq").fetchall())
+
+    def latest(self, kind: str) -> dict[str, Any] | None:
+        """Body of the newest decision of a kind (the chain is verified)."""
+        found = [decision.body for decision in self.decisions() if decision.kind == kind]
+        return found[-1] if found else None
+
+    def events(self, *, level: str | None = None, limit: int = 1000) -> list[Event]:
+        """The newest events, oldest first."""
+        rows = self._cx.execute(
+            "SELECT at, level, source, text FROM events WHERE ?1 IS NULL OR level = ?1"
+            " ORDER BY id DESC LIMIT ?2",
+            (level, limit),
+        ).fetchall()
+        return [Event(at=at, level=lv, source=src, text=txt) for at, lv, src, txt in rows[::-1]]
+
+    def timings(self) -> list[Timing]:
+        """Where time went, in the order of recording."""
+        rows = self._cx.execute("SELECT mission, stage, name, wall_s, cpu_s FROM timings")
+        return [
+            Timing(mission=mission, stage=stage, name=name, wall_s=wall, cpu_s=cpu)
+            for mission, stage, name, wall, cpu in rows.fetchall()
+        ]
+
+    def last_points(self, mission: str) -> Mapping[str, tuple[int, float]]:
+        """Run -> (newest step, time of it) from the logged scalars."""
+        rows = self._cx.execute(
+            "SELECT metrics.run, max(step), max(at) FROM metrics JOIN runs USING (run)"
+            " WHERE mission = ? GROUP BY metrics.run",
+            (mission,),
+        ).fetchall()
+        return {run: (step, at) for run, step, at in rows}
+
+    def seen(self) -> dict[str, float]:
+        """Attempt -> time of its last heartbeat, of those that have not ended."""
+        rows = self._cx.execute("SELECT attempt, seen_at FROM attempts WHERE ended_at IS NULL")
+        return dict(rows.fetchall())

@@ -1,0 +1,141 @@
+"""What goes in and out of the ledger, as plain records that pickle. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.states import RunState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """A pack that an attempt holds."""
+
+    pack: str
+    seed: int
+    runs: tuple[tuple[str, str], ...]
+    """(run, arm) of every run of the pack; they train together."""
+    missing: tuple[str, ...]
+    """Runs whose result is not in the ledger yet."""
+    tries: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One scalar of one run."""
+
+    run: str
+    step: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What a finished run hands over."""
+
+    run: str
+    scores_parquet: bytes
+    scores_digest: str
+    """Digest of the table's content, not of the file."""
+    scores_rows: int
+    artifact: str
+    cost_json: str
+    figures_json: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """A run as a reader sees it."""
+
+    run: str
+    mission: str
+    pack: str
+    arm: str
+    seed: int
+    state: RunState
+    reason: str
+    traceback: str | None
+    key: str | None
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackRow:
+    """A pack as a reader sees it."""
+
+    pack: str
+    mission: str
+    seed: int
+    owner: str | None
+    tries: int
+    leased_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissionRow:
+    """A mission as a reader sees it."""
+
+    mission: str
+    position: int
+    title: str
+    phase: str
+    expected_cpu_s: float
+    spec_hash: str
+    data_digest: str | None
+    error: str | None
+    traceback: str | None
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """A registered result."""
+
+    key: str
+    run: str
+    mission: str
+    arm: str
+    seed: int
+    scores_file: str
+    scores_digest: str
+    artifact: str
+    cost_json: str
+    figures_json: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A link of the chain of decisions."""
+
+    seq: int
+    at: float
+    kind: str
+    body: dict[str, Any]
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something worth telling."""
+
+    at: float
+    level: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Where time went."""
+
+    mission: str
+    stage: str
+    name: str
+    wall_s: float
+    cpu_s: float

@@ -1,0 +1,137 @@
+"""Tables of the ledger and their version. Data only.
+
+Times are seconds since the epoch. `runs.key` is empty until the data's digest is known: a run is
+planned, and the mission's hash recorded, before any data exists.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE missions (
+    mission TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    title TEXT NOT NULL,
+    spec_hash TEXT NOT NULL,
+    spec_json TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    expected_cpu_s REAL NOT NULL,
+    data_digest TEXT,
+    leak_json TEXT,
+    summary_json TEXT,
+    extras_json TEXT,
+    extras_owner TEXT,
+    error TEXT,
+    traceback TEXT,
+    started_at REAL,
+    ended_at REAL
+) STRICT;
+
+CREATE TABLE packs (
+    pack TEXT PRIMARY KEY,
+    mission TEXT NOT NULL REFERENCES missions (mission),
+    seed INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    owner TEXT,
+    tries INTEGER NOT NULL DEFAULT 0,
+    leased_at REAL,
+    ended_at REAL
+) STRICT;
+CREATE INDEX packs_of_mission ON packs (mission, position);
+
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY,
+    mission TEXT NOT NULL REFERENCES missions (mission),
+    pack TEXT NOT NULL REFERENCES packs (pack),
+    arm TEXT NOT NULL,
+    arm_hash TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    key TEXT UNIQUE,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    traceback TEXT,
+    error_digest TEXT,
+    started_at REAL,
+    ended_at REAL
+) STRICT;
+CREATE INDEX runs_of_mission ON runs (mission, state);
+CREATE INDEX runs_of_pack ON runs (pack);
+
+CREATE TABLE moves (
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL REFERENCES runs (run),
+    before TEXT NOT NULL,
+    after TEXT NOT NULL,
+    at REAL NOT NULL,
+    attempt TEXT,
+    reason TEXT NOT NULL
+) STRICT;
+CREATE INDEX moves_of_run ON moves (run);
+
+CREATE TABLE attempts (
+    attempt TEXT PRIMARY KEY,
+    mission TEXT NOT NULL REFERENCES missions (mission),
+    job TEXT NOT NULL,
+    rank INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    ended_at REAL,
+    outcome TEXT
+) STRICT;
+
+CREATE TABLE results (
+    key TEXT PRIMARY KEY,
+    run TEXT NOT NULL REFERENCES runs (run),
+    value_digest TEXT NOT NULL,
+    scores_digest TEXT NOT NULL,
+    scores_file TEXT NOT NULL,
+    scores_rows INTEGER NOT NULL,
+    artifact TEXT NOT NULL,
+    cost_json TEXT NOT NULL,
+    figures_json TEXT NOT NULL,
+    at REAL NOT NULL
+) STRICT;
+
+CREATE TABLE metrics (
+    run TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value REAL NOT NULL,
+    at REAL NOT NULL
+) STRICT;
+CREATE INDEX metrics_of_run ON metrics (run, name, step);
+
+CREATE TABLE decisions (
+    seq INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    body_json TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    level TEXT NOT NULL,
+    source TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE timings (
+    mission TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    name TEXT NOT NULL,
+    wall_s REAL NOT NULL,
+    cpu_s REAL NOT NULL,
+    at REAL NOT NULL
+) STRICT;
+"""

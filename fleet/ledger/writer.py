@@ -1,0 +1,548 @@
+"""The ledger's one writer: plans, leases, moves, results, metrics, decisions.
+
+Every public method is one transaction and idempotent, so a call that is delivered twice leaves
+what one delivery leaves. What to do after a failure is decided in `fleet.policies`; here it is
+only carried out. Knows no Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleet.errors import KeyConflictError, LedgerError, StorageError
+from fleet.keys import canonical_digest, run_key
+from fleet.ledger import chain
+from fleet.ledger.database import lock_for_writing, open_writer, transaction
+from fleet.ledger.files import store_by_content
+from fleet.ledger.records import Lease, Point, RunResult
+from fleet.policies import Cause, LeaseVerdict, judge_lease, retry
+from fleet.states import RunState, check_move
+
+if TYPE_CHECKING:
+    from fleet.plan import CampaignPlan
+
+
+class Ledger:
+    """Opens or creates a ledger and holds its writer's lock until `close`."""
+
+    def __init__(
+        self, path: Path, *, max_tries: int = 3, clock: Callable[[], float] = time.time
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._clock = clock
+        self._max_tries = max_tries
+        self._lock = lock_for_writing(path)
+        try:
+            self._cx = open_writer(path)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def close(self) -> None:
+        """Ends all writing and gives the lock back."""
+        self._cx.close()
+        self._lock.close()
+
+    # Planning
+
+    def record_plan(self, plan: CampaignPlan, meta: Mapping[str, Any]) -> None:
+        """Writes missions, packs and runs, and freezes every hash in the chain of decisions."""
+        now = self._clock()
+        with transaction(self._cx):
+            for key, value in {"run_id": plan.run_id, "profile": plan.profile, **meta}.items():
+                self._put_meta(key, json.dumps(value, sort_keys=True))
+            self._put_meta("code_version", json.dumps(plan.code_version))
+            for work in plan.works:
+                spec_json = json.dumps(work.spec.model_dump(mode="json"), sort_keys=True)
+                known = self._one("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)
+                if known is not None:
+                    if known[0] != work.spec_hash:
+                        raise KeyConflictError(
+                            f"Mission {work.mission} is recorded with hash {known[0][:12]}, "
+                            f"planned now with {work.spec_hash[:12]}."
+                        )
+                    continue
+                self._cx.execute(
+                    "INSERT INTO missions (mission, position, title, spec_hash, spec_json, phase,"
+                    " expected_cpu_s) VALUES (?, ?, ?, ?, ?, 'waiting', ?)",
+                    (
+                        work.mission,
+                        work.position,
+                        work.spec.title,
+                        work.spec_hash,
+                        spec_json,
+                        work.expected_cpu_s,
+                    ),
+                )
+                for pack in work.packs:
+                    self._cx.execute(
+                        "INSERT INTO packs (pack, mission, seed, position) VALUES (?, ?, ?, ?)",
+                        (pack.name, pack.mission, pack.seed, pack.position),
+                    )
+                    self._cx.executemany(
+                        "INSERT INTO runs (run, mission, pack, arm, arm_hash, seed, state)"
+                        " VALUES (?, ?, ?, ?, ?, ?, 'PLANNED')",
+                        [(r.name, r.mission, r.pack, r.arm, r.arm_hash, r.seed) for r in pack.runs],
+                    )
+                frozen = {
+                    "mission": work.mission,
+                    "spec_hash": work.spec_hash,
+                    "arm_hashes": {run.arm: run.arm_hash for run in work.runs},
+                    "seeds": list(work.spec.seeds),
+                    "code_version": plan.code_version,
+                }
+                chain.append(self._cx, now, "freeze", frozen)
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Notes one fact about the launch; a later value replaces an earlier one."""
+        with transaction(self._cx):
+            self._cx.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = ?",
+                (key, *[json.dumps(value, sort_keys=True)] * 2),
+            )
+
+    def record_data(
+        self, mission: str, digest: str, leaks: Mapping[str, int], summary: Mapping[str, int]
+    ) -> None:
+        """Notes what `prepare` made and gives the mission's runs their keys.
+
+        Raises:
+            KeyConflictError: another worker prepared different data.
+        """
+        with transaction(self._cx):
+            spec_hash, before = self._need(
+                "SELECT spec_hash, data_digest FROM missions WHERE mission = ?", mission
+            )
+            if before is not None and before != digest:
+                raise KeyConflictError(
+                    f"Mission {mission}: data digest {digest[:12]} now, {before[:12]} before."
+                )
+            if before is not None:
+                return
+            self._cx.execute(
+                "UPDATE missions SET data_digest = ?, leak_json = ?, summary_json = ?"
+                " WHERE mission = ?",
+                (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
+            )
+            code_version = json.loads(
+                self._need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
+            )
+            for run, arm_hash, seed in self._cx.execute(
+                "SELECT run, arm_hash, seed FROM runs WHERE mission = ?", (mission,)
+            ).fetchall():
+                key = run_key(
+                    mission_hash=spec_hash,
+                    arm_hash=arm_hash,
+                    seed=seed,
+                    code_version=code_version,
+                    data_hash=digest,
+                )
+                self._cx.execute("UPDATE runs SET key = ? WHERE run = ?", (key, run))
+
+    def set_phase(self, mission: str, phase: str) -> None:
+        """Where a mission stands: waiting, starting, preparing, running, judging, or an end."""
+        ended = phase in ("judged", "failed", "cancelled")
+        now = self._clock()
+        with transaction(self._cx):
+            self._cx.execute(
+                "UPDATE missions SET phase = ?, started_at = coalesce(started_at, ?),"
+                " ended_at = ? WHERE mission = ?",
+                (
+                    phase,
+                    None if phase in ("waiting", "cancelled") else now,
+                    now if ended else None,
+                    mission,
+                ),
+            )
+
+    # Attempts and leases
+
+    def begin_attempt(
+        self, attempt: str, *, mission: str, job: str, rank: int, host: str, pid: int
+    ) -> None:
+        """A worker reports for work; what its dead predecessor of the same rank held goes back."""
+        now = self._clock()
+        with transaction(self._cx):
+            if self._one("SELECT 1 FROM attempts WHERE attempt = ?", attempt):
+                return
+            for (older,) in self._cx.execute(
+                "SELECT attempt FROM attempts WHERE job = ? AND rank = ? AND ended_at IS NULL",
+                (job, rank),
+            ).fetchall():
+                self._end_attempt(older, Cause.WORKER_DIED, "the worker process died")
+            self._cx.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                (attempt, mission, job, rank, host, pid, now, now),
+            )
+
+    def heartbeat(self, attempt: str) -> bool:
+        """The attempt is alive. Returns whether it should stop."""
+        with transaction(self._cx):
+            mission, ended = self._need(
+                "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
+            )
+            if ended is not None:
+                return True
+            self._cx.execute(
+                "UPDATE attempts SET seen_at = ? WHERE attempt = ?", (self._clock(), attempt)
+            )
+            for (run,) in self._held_runs(attempt, RunState.STALE):
+                self._move(run, RunState.RUNNING, "heard of again", attempt)
+            return self._stopping(mission)
+
+    def lease(self, attempt: str) -> Lease | None:
+        """The next pack for this attempt; the one that it still holds, if any; or None."""
+        with transaction(self._cx):
+            mission, ended = self._need(
+                "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
+            )
+            if ended is not None or self._stopping(mission):
+                return None
+            held = self._one("SELECT pack FROM packs WHERE owner = ? AND ended_at IS NULL", attempt)
+            if held is not None:
+                return self._lease_of(held[0])
+            free = self._one(
+                "SELECT pack FROM packs WHERE mission = ? AND owner IS NULL AND ended_at IS NULL"
+                " ORDER BY position LIMIT 1",
+                mission,
+            )
+            if free is None:
+                return None
+            self._cx.execute(
+                "UPDATE packs SET owner = ?, tries = tries + 1, leased_at = ? WHERE pack = ?",
+                (attempt, self._clock(), free[0]),
+            )
+            lease = self._lease_of(free[0])
+            for run in lease.missing:
+                self._move(run, RunState.LEASED, "", attempt)
+            return lease
+
+    def start_pack(self, attempt: str, pack: str) -> None:
+        """The pack's training begins."""
+        with transaction(self._cx):
+            self._check_owner(attempt, pack)
+            for run, state in self._states(pack):
+                if state is RunState.LEASED:
+                    self._move(run, RunState.RUNNING, "", attempt)
+
+    def finish_run(self, attempt: str, result: RunResult) -> None:
+        """Stores a run's scores durably, registers them and moves the run to DONE.
+
+        Raises:
+            KeyConflictError: the key holds another value already.
+        """
+        folder = self._path.parent / "scores"
+        path = store_by_content(folder, result.scores_parquet, ".parquet")
+        value = canonical_digest(
+            {"scores": result.scores_digest, "cost": json.loads(result.cost_json)}
+        )
+        with transaction(self._cx):
+            pack, key = self._need("SELECT pack, key FROM runs WHERE run = ?", result.run)
+            if key is None:
+                raise LedgerError(f"Run {result.run} has no key: its data was never recorded.")
+            known = self._one("SELECT value_digest FROM results WHERE key = ?", key)
+            if known is not None:
+                if known[0] != value:
+                    raise KeyConflictError(
+                        f"Run {result.run}: key {key[:12]} holds value {known[0][:12]}, and came "
+                        f"again with {value[:12]}. The first is kept."
+                    )
+                return
+            self._check_owner(attempt, pack)
+            self._cx.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    result.run,
+                    value,
+                    result.scores_digest,
+                    path.name,
+                    result.scores_rows,
+                    result.artifact,
+                    result.cost_json,
+                    result.figures_json,
+                    self._clock(),
+                ),
+            )
+            self._move(result.run, RunState.DONE, "", attempt)
+
+    def fail_run(
+        self, attempt: str, run: str, *, cause: Cause, reason: str, traceback: str
+    ) -> None:
+        """Records a run's failure with its traceback; the rest of the pack goes on."""
+        with transaction(self._cx):
+            self._fail(run, cause, reason, traceback, attempt)
+
+    def end_pack(self, attempt: str, pack: str) -> None:
+        """The holder is done with the pack, whatever became of its runs."""
+        with transaction(self._cx):
+            row = self._need("SELECT owner, ended_at FROM packs WHERE pack = ?", pack)
+            if row[1] is not None:
+                return
+            self._check_owner(attempt, pack)
+            open_runs = [run for run, state in self._states(pack) if not state.is_terminal]
+            if open_runs:
+                raise LedgerError(f"Pack {pack} ends with open runs: {', '.join(open_runs)}.")
+            self._cx.execute("UPDATE packs SET ended_at = ? WHERE pack = ?", (self._clock(), pack))
+
+    def end_attempt(self, attempt: str, cause: Cause | None = None, reason: str = "") -> None:
+        """A worker leaves; a pack that it still holds is released as `cause` asks."""
+        with transaction(self._cx):
+            self._end_attempt(attempt, cause, reason)
+
+    def end_job(self, job: str, reason: str) -> None:
+        """A worker group is gone: every attempt of it that did not say good-bye has died."""
+        with transaction(self._cx):
+            for (attempt,) in self._cx.execute(
+                "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
+            ).fetchall():
+                self._end_attempt(attempt, Cause.WORKER_DIED, reason)
+
+    def sweep_leases(self, *, stale_after_s: float) -> list[str]:
+        """Marks the runs of silent workers STALE, then takes them away; returns what it did."""
+        now = self._clock()
+        did: list[str] = []
+        with transaction(self._cx):
+            for attempt, seen in self._cx.execute(
+                "SELECT attempt, seen_at FROM attempts WHERE ended_at IS NULL"
+            ).fetchall():
+                verdict = judge_lease(now - seen, stale_after_s=stale_after_s)
+                if verdict is LeaseVerdict.STALE:
+                    for (run,) in self._held_runs(attempt, RunState.RUNNING):
+                        self._move(run, RunState.STALE, f"silent for {now - seen:.0f} s", attempt)
+                        did.append(f"{run}: worker silent for {now - seen:.0f} s")
+                elif verdict is LeaseVerdict.LOST:
+                    reason = f"the worker was silent for {now - seen:.0f} s"
+                    self._end_attempt(attempt, Cause.WORKER_DIED, reason)
+                    did.append(f"{attempt}: {reason}, its pack goes back")
+        return did
+
+    def fail_mission(self, mission: str, *, reason: str, traceback: str) -> None:
+        """The whole mission failed (prepare, base, worker group): its open runs fail with it."""
+        with transaction(self._cx):
+            self._cx.execute(
+                "UPDATE missions SET error = coalesce(error, ?), traceback = coalesce(traceback, ?)"
+                " WHERE mission = ?",
+                (reason, traceback, mission),
+            )
+            self._close_open_runs(mission, RunState.FAILED, reason, traceback)
+
+    def cancel(self, missions: Sequence[str], reason: str) -> None:
+        """Cancels every open run of these missions."""
+        with transaction(self._cx):
+            for mission in missions:
+                self._close_open_runs(mission, RunState.CANCELLED, reason, None)
+
+    def request_stop(self, mission: str, reason: str) -> None:
+        """Asks the workers of a mission to leave (told to them at their next heartbeat)."""
+        with transaction(self._cx):
+            self._put_meta(f"stop/{mission}", json.dumps(reason))
+
+    # Extras, metrics, decisions
+
+    def claim_extras(self, mission: str, attempt: str) -> bool:
+        """True for the one attempt that makes the report's extras: the grid must be complete."""
+        with transaction(self._cx):
+            missing = self._need(
+                "SELECT count(*) FROM runs WHERE mission = ? AND state != 'DONE'", mission
+            )[0]
+            owner = self._need("SELECT extras_owner FROM missions WHERE mission = ?", mission)[0]
+            if missing or owner not in (None, attempt):
+                return False
+            self._cx.execute(
+                "UPDATE missions SET extras_owner = ? WHERE mission = ?", (attempt, mission)
+            )
+            return True
+
+    def record_extras(self, mission: str, extras_json: str) -> None:
+        """Tables and figures that a mission lends to the report."""
+        with transaction(self._cx):
+            self._cx.execute(
+                "UPDATE missions SET extras_json = ? WHERE mission = ?", (extras_json, mission)
+            )
+
+    def log_points(self, points: Iterable[Point]) -> None:
+        """A batch of scalars; a non-finite one is told as an event, for no column holds it."""
+        now = self._clock()
+        rows = [(p.run, p.step, p.name, p.value, now) for p in points]
+        finite = [row for row in rows if math.isfinite(row[3])]
+        with transaction(self._cx):
+            self._cx.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", finite)
+            for run, step, name, value, _ in rows:
+                if not math.isfinite(value):
+                    self._event("error", run, f"{name} is {value} at step {step}")
+
+    def decide(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Appends a decision to the chain; the same decision twice in a row is one."""
+        body_json = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        with transaction(self._cx):
+            same = self._one(
+                "SELECT hash FROM decisions WHERE kind = ? AND body_json = ? LIMIT 1",
+                kind,
+                body_json,
+            )
+            return same[0] if same else chain.append(self._cx, self._clock(), kind, body)
+
+    def event(self, level: str, source: str, text: str) -> None:
+        """Notes something worth telling."""
+        with transaction(self._cx):
+            self._event(level, source, text)
+
+    def timing(self, mission: str, stage: str, name: str, wall_s: float, cpu_s: float) -> None:
+        """Notes where time went."""
+        with transaction(self._cx):
+            self._cx.execute(
+                "INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?)",
+                (mission, stage, name, wall_s, cpu_s, self._clock()),
+            )
+
+    def checkpoint(self) -> None:
+        """Folds the write-ahead log into the database file."""
+        self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # Inside a transaction
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        return self._cx.execute(sql, values).fetchone()
+
+    def _need(self, sql: str, value: str) -> Any:
+        row = self._cx.execute(sql, (value,)).fetchone()
+        if row is None:
+            raise LedgerError(f"The ledger knows no {value!r} ({sql.split(' WHERE ')[0]}).")
+        return row
+
+    def _put_meta(self, key: str, value: str) -> None:
+        self._cx.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+
+    def _event(self, level: str, source: str, text: str) -> None:
+        self._cx.execute(
+            "INSERT INTO events (at, level, source, text) VALUES (?, ?, ?, ?)",
+            (self._clock(), level, source, text),
+        )
+
+    def _stopping(self, mission: str) -> bool:
+        return self._one("SELECT 1 FROM meta WHERE key = ?", f"stop/{mission}") is not None
+
+    def _states(self, pack: str) -> list[tuple[str, RunState]]:
+        rows = self._cx.execute(
+            "SELECT run, state FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
+        )
+        return [(run, RunState(state)) for run, state in rows.fetchall()]
+
+    def _held_runs(self, attempt: str, state: RunState) -> list[tuple[str]]:
+        return self._cx.execute(
+            "SELECT run FROM runs JOIN packs USING (pack) WHERE owner = ? AND packs.ended_at IS"
+            " NULL AND state = ?",
+            (attempt, state.value),
+        ).fetchall()
+
+    def _lease_of(self, pack: str) -> Lease:
+        seed, tries = self._need("SELECT seed, tries FROM packs WHERE pack = ?", pack)
+        rows = self._cx.execute(
+            "SELECT run, arm, state FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
+        ).fetchall()
+        return Lease(
+            pack=pack,
+            seed=seed,
+            runs=tuple((run, arm) for run, arm, _ in rows),
+            missing=tuple(run for run, _, state in rows if not RunState(state).is_terminal),
+            tries=tries,
+        )
+
+    def _check_owner(self, attempt: str, pack: str) -> None:
+        owner = self._need("SELECT owner FROM packs WHERE pack = ?", pack)[0]
+        if owner != attempt:
+            raise LedgerError(f"Attempt {attempt} does not hold pack {pack} (holder: {owner}).")
+
+    def _move(self, run: str, after: RunState, reason: str, attempt: str | None) -> None:
+        before = RunState(self._need("SELECT state FROM runs WHERE run = ?", run)[0])
+        if before is after:
+            return
+        check_move(run, before, after)
+        now = self._clock()
+        started = now if after is RunState.RUNNING else None
+        self._cx.execute(
+            "UPDATE runs SET state = ?, reason = ?, started_at = coalesce(?, started_at),"
+            " ended_at = ? WHERE run = ?",
+            (after.value, reason, started, now if after.is_terminal else None, run),
+        )
+        self._cx.execute(
+            "INSERT INTO moves (run, before, after, at, attempt, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            (run, before.value, after.value, now, attempt, reason),
+        )
+
+    def _fail(
+        self, run: str, cause: Cause, reason: str, traceback: str | None, attempt: str | None
+    ) -> None:
+        text = f"{cause.value}: {reason}"
+        self._move(run, RunState.FAILED, text, attempt)
+        digest = hashlib.sha256((traceback or reason).encode()).hexdigest()[:12]
+        self._cx.execute(
+            "UPDATE runs SET traceback = ?, error_digest = ? WHERE run = ?",
+            (traceback, digest, run),
+        )
+        self._event("error", run, f"{text} [{digest}]")
+
+    def _end_attempt(self, attempt: str, cause: Cause | None, reason: str) -> None:
+        row = self._need("SELECT ended_at FROM attempts WHERE attempt = ?", attempt)
+        if row[0] is not None:
+            return
+        self._cx.execute(
+            "UPDATE attempts SET ended_at = ?, outcome = ? WHERE attempt = ?",
+            (self._clock(), cause.value if cause else "left", attempt),
+        )
+        for pack, tries in self._cx.execute(
+            "SELECT pack, tries FROM packs WHERE owner = ? AND ended_at IS NULL", (attempt,)
+        ).fetchall():
+            self._release(pack, tries, cause or Cause.WORKER_DIED, reason, attempt)
+
+    def _release(self, pack: str, tries: int, cause: Cause, reason: str, attempt: str) -> None:
+        decision = retry(cause, tries, limit=self._max_tries)
+        for run, state in self._states(pack):
+            if state.is_terminal:
+                continue
+            if decision.again:
+                if cause is Cause.PREEMPTED and state is not RunState.PLANNED:
+                    self._move(run, RunState.PREEMPTED, reason, attempt)
+                self._move(run, RunState.PLANNED, reason, attempt)
+            elif cause is Cause.STOPPED:
+                self._move(run, RunState.CANCELLED, reason, attempt)
+            else:
+                self._fail(run, cause, f"{reason} ({decision.reason})", None, attempt)
+        self._event("warning", pack, f"{reason} ({decision.reason})")
+        open_runs = any(not state.is_terminal for _, state in self._states(pack))
+        self._cx.execute(
+            "UPDATE packs SET owner = NULL, tries = ?, ended_at = ? WHERE pack = ?",
+            (tries if decision.counts else tries - 1, None if open_runs else self._clock(), pack),
+        )
+
+    def _close_open_runs(
+        self, mission: str, state: RunState, reason: str, traceback: str | None
+    ) -> None:
+        rows = self._cx.execute(
+            "SELECT run, state FROM runs WHERE mission = ?", (mission,)
+        ).fetchall()
+        for run, before in rows:
+            if RunState(before).is_terminal:
+                continue
+            if state is RunState.FAILED:
+                self._fail(run, Cause.ERROR, reason, traceback, None)
+            else:
+                self._move(run, state, reason, None)
+        self._cx.execute(
+            "UPDATE packs SET ended_at = coalesce(ended_at, ?) WHERE mission = ?",
+            (self._clock(), mission),
+        )
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Whether an error means that the disk, not the program, is at fault."""
+    return isinstance(error, StorageError | sqlite3.DatabaseError)

@@ -1,0 +1,106 @@
+"""One mission as one Ray Train job: the trainer on the driver's side, the loop on the worker's.
+
+The loop never calls `ray.train.report`: it is a barrier among the workers of a group, who lease
+packs of unlike number, and its last message can be lost when a worker is killed. Everything is in
+the ledger instead, so a restarted group goes on by leasing what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet.policies import Job
+
+MAX_FAILURES = 3
+"""Restarts of a worker group after a worker process died."""
+
+
+@dataclass(kw_only=True, slots=True)
+class JobThread:
+    """A trainer's `fit` in a thread of the driver, and how it ended."""
+
+    mission: str
+    name: str
+    started: float
+    thread: threading.Thread = field(init=False)
+    error: BaseException | None = None
+    ended: bool = False
+    noted: bool = False
+    """Whether the coordinator has taken note of the end."""
+
+
+def start_job(
+    mission: str,
+    job: Job,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    storage: str,
+    gpus: float,
+) -> JobThread:
+    """Starts a mission's trainer; `JobThread.ended` turns true when its worker group is gone.
+
+    Args:
+        name: fresh for every attempt; a name that Ray has seen would silently resume.
+    """
+    state = JobThread(mission=mission, name=name, started=time.monotonic())
+    resources = {"CPU": job.request.cpus}
+    if gpus:
+        resources["GPU"] = gpus
+
+    def fit() -> None:
+        try:
+            from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+            from ray.train.torch import TorchTrainer
+
+            TorchTrainer(
+                mission_loop,
+                train_loop_config=dict(config),
+                scaling_config=ScalingConfig(
+                    num_workers=job.workers,
+                    use_gpu=gpus > 0,
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=storage,
+                    failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                    checkpoint_config=CheckpointConfig(num_to_keep=1),
+                ),
+            ).fit()
+        except Exception as error:  # noqa: BLE001 - the coordinator records it
+            state.error = error
+        finally:
+            state.ended = True
+
+    state.thread = threading.Thread(target=fit, name=f"fit-{name}", daemon=True)
+    state.thread.start()
+    return state
+
+
+def mission_loop(config: dict[str, Any]) -> None:
+    """What every worker of the group runs."""
+    import ray
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from fleet.worker import Worker, open_log, parse_job
+    from fleet.worker_ledger import connect
+
+    torch.set_num_threads(1)
+    job = parse_job(config)
+    open_log(job.paths, job.mission)
+    ledger = connect(ray.get_runtime_context().namespace)
+    rank = ray.train.get_context().get_world_rank()
+    Worker(job, ledger, rank=rank, device=get_device()).run()
+
+
+def as_config(job: Any) -> dict[str, Any]:
+    """A `WorkerJob` as the plain dict that crosses processes."""
+    return dataclasses.asdict(job)

@@ -1,0 +1,1 @@
+"""Readers of the ledger for people: live table, TensorBoard scalars."""

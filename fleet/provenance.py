@@ -1,0 +1,117 @@
+"""Where a result comes from: code, commit, machine, library versions. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORED_PACKAGES = ("bem", "missions", "stats")
+"""What decides a run's scores; the fleet only carries them."""
+_SUFFIXES = frozenset({".py", ".yaml", ".json", ".jsonl", ".safetensors"})
+LIBRARIES = (
+    "faiss-cpu",
+    "numpy",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "ray",
+    "safetensors",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+
+@cache
+def code_version() -> str:
+    """sha256 over the files that decide scores: the same for the same code, with or without git."""
+    sha = hashlib.sha256()
+    for package in SCORED_PACKAGES:
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in _SUFFIXES and path.is_file():
+                sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+                with path.open("rb") as stream:
+                    sha.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha.hexdigest()
+
+
+def commit() -> tuple[str, bool]:
+    """(commit, dirty) of the working tree; ('', True) where there is no git to ask."""
+    revision = _git("rev-parse", "HEAD")
+    if not revision:
+        return "", True
+    return revision, bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, in facts that matter for speed and for bit-identity."""
+    memory = psutil.virtual_memory()
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cpus": usable_cpus(),
+        "memory_mib": memory.total >> 20,
+    }
+
+
+def usable_cpus() -> int:
+    """Cores that this process may use, as the scheduler and the container's quota have it."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = allowed or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, period = quota.read_text(encoding="ascii").split()[:2]
+        if limit != "max":
+            count = min(count, max(1, int(limit) // int(period)))
+    return count
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as a user would type it again."""
+    import shlex
+
+    program = "python fleet.py" if Path(sys.argv[0]).name == "fleet.py" else "bem-fleet"
+    return " ".join([program, *map(shlex.quote, arguments)])
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

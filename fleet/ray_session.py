@@ -1,0 +1,177 @@
+"""Starts Ray for one launch, or joins a cluster, and takes it down again.
+
+Token authentication is on, the dashboard listens on loopback, and a local launch never attaches
+to somebody else's Ray on the same machine. Knows nothing of missions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleet.errors import UnfitEnvironmentError
+from fleet.policies import Node
+from fleet.settings import LaunchSettings
+
+MAX_LOG_BYTES = 2 << 20
+"""Of each Ray log file that is kept."""
+_TRAIN_ENVIRONMENT = {
+    # report() and the end of a loop are seen at the next poll (2 s by default).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # A job on deck waits for its slot as long as the missions before it take.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "604800",
+    # Shows each mission by name on the dashboard's Train page.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    # Mission files may name folders relative to where the user stands.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+_LOCAL_ENVIRONMENT = {
+    # One machine is not preempted node by node; the watcher costs a process a mission.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaySession:
+    """A running Ray as the coordinator uses it."""
+
+    namespace: str
+    dashboard: str
+    """URL, or empty where there is none."""
+    nodes: tuple[Node, ...]
+    startup_s: float
+    local: bool
+
+
+@contextlib.contextmanager
+def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
+    """Ray for the length of a launch.
+
+    Raises:
+        UnfitEnvironmentError: Ray does not start, or the address does not answer.
+    """
+    started = time.monotonic()
+    for name, value in _TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if settings.address is None:
+        for name, value in _LOCAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    import ray
+
+    namespace = f"bem-fleet-{settings.paths.run_id}"
+    folder: Path | None = None
+    shared: dict[str, Any] = {
+        "namespace": namespace,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    try:
+        if settings.address is None:
+            # Short: the path of a Unix socket below it may have 107 characters at most.
+            folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
+            context = ray.init(
+                address="local",
+                num_cpus=settings.cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                _temp_dir=str(folder),
+                job_config=_job_config(settings, ship=False),
+                **shared,
+            )
+        else:
+            context = ray.init(
+                address=settings.address, job_config=_job_config(settings, ship=True), **shared
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        if folder is not None:
+            _keep_logs(folder, settings.paths.logs / "ray")
+        reason = str(error).strip().splitlines()[0]
+        where = "on this machine" if settings.address is None else f"at {settings.address}"
+        raise UnfitEnvironmentError(
+            f"Ray did not start {where}: {reason}",
+            log=str(settings.paths.logs / "ray"),
+            go_on="python fleet.py doctor",
+        ) from None
+    try:
+        url = f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        yield RaySession(
+            namespace=namespace,
+            dashboard=url,
+            nodes=_nodes(ray),
+            startup_s=time.monotonic() - started,
+            local=settings.address is None,
+        )
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            _keep_logs(folder, settings.paths.logs / "ray")
+
+
+def worker_environment(settings: LaunchSettings) -> Mapping[str, str]:
+    """Environment of every Ray process of the launch: one thread, no network for tokenizers."""
+    return {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **settings.worker_env,
+    }
+
+
+def _job_config(settings: LaunchSettings, *, ship: bool) -> Any:
+    from ray.job_config import JobConfig
+
+    environment: dict[str, Any] = {"env_vars": dict(worker_environment(settings))}
+    if ship:
+        # A local launch imports the working tree as it stands; a cluster gets a copy of it.
+        environment["working_dir"] = str(Path.cwd())
+        environment["excludes"] = [".git/", ".venv/", "runs/", "*.sqlite"]
+    return JobConfig(
+        runtime_env=environment,
+        metadata={"bem_fleet_run": settings.paths.run_id, "profile": settings.profile},
+    )
+
+
+def _nodes(ray: Any) -> tuple[Node, ...]:
+    found = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        has = node["Resources"]
+        found.append(
+            Node(
+                name=str(node["NodeManagerAddress"]),
+                cpus=float(has.get("CPU", 0)),
+                gpus=float(has.get("GPU", 0)),
+                memory_mib=float(has.get("memory", 0)) / 2**20,
+            )
+        )
+    return tuple(sorted(found, key=lambda node: node.name))
+
+
+def _keep_logs(folder: Path, target: Path) -> None:
+    """Copies what Ray's processes said (the end of each file) and removes the session's folder."""
+    for source in sorted(folder.glob("session_2*/logs/*")):
+        wanted = source.suffix in (".out", ".err", ".log") and source.is_file()
+        size = source.stat().st_size if wanted else 0
+        if not size:
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as stream:
+            stream.seek(max(0, size - MAX_LOG_BYTES))
+            (target / source.name).write_bytes(stream.read())
+    shutil.rmtree(folder, ignore_errors=True)

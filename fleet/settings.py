@@ -1,0 +1,120 @@
+"""Where things lie and how a launch was asked for. Knows no Ray and imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet.errors import NotFoundError, UsageError
+
+RUNS_DIR = Path("runs")
+_RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPaths:
+    """The folder of one launch."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.sqlite"
+
+    @property
+    def scores(self) -> Path:
+        """Per-example scores, one Parquet file a run, named by content hash."""
+        return self.root / "scores"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def result(self) -> Path:
+        """The result as one JSON document."""
+        return self.root / "result.json"
+
+    def work(self, mission: str) -> Path:
+        """Data and artifacts of one mission."""
+        return self.root / "work" / mission
+
+
+def check_run_id(run_id: str) -> str:
+    """The run id, if it is fit to be a folder's name.
+
+    Raises:
+        UsageError: says what is allowed.
+    """
+    if not _RUN_ID.match(run_id):
+        raise UsageError(
+            f"--run-id {run_id!r}: expected 1-64 letters, digits, '.', '_' or '-', the first a "
+            "letter or digit."
+        )
+    return run_id
+
+
+def find_run(runs_dir: Path, run_id: str | None) -> RunPaths:
+    """The folder of a run, or of the newest one where no id is given.
+
+    Raises:
+        NotFoundError: lists what is there.
+    """
+    known = list_runs(runs_dir)
+    if run_id is None:
+        if not known:
+            raise NotFoundError(
+                f"No run in {runs_dir}.", go_on="python fleet.py launch --profile smoke"
+            )
+        return known[0]
+    paths = RunPaths(root=runs_dir / check_run_id(run_id))
+    if not paths.ledger.is_file():
+        names = ", ".join(item.run_id for item in known[:8]) or "none"
+        raise NotFoundError(f"No run {run_id!r} in {runs_dir}. Newest runs: {names}.")
+    return paths
+
+
+def list_runs(runs_dir: Path) -> list[RunPaths]:
+    """All runs, newest first."""
+    if not runs_dir.is_dir():
+        return []
+    found = [RunPaths(root=path.parent) for path in runs_dir.glob("*/ledger.sqlite")]
+    return sorted(found, key=lambda paths: paths.ledger.stat().st_ctime, reverse=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchSettings:
+    """Everything that decides how a launch is carried out, beside the mission files."""
+
+    paths: RunPaths
+    profile: str
+    command: str
+    """The command that reproduces this launch."""
+    cpus: int
+    """Worker slots of a local launch."""
+    address: str | None = None
+    """An existing cluster; None starts Ray on this machine."""
+    catalog: str = "missions.registry"
+    """Module with `load_mission(id)`; the tests lend another one."""
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the workers beside our own."""
+    stale_after_s: float = 30.0
+    """A worker silent for this long is shown as stale, for twice as long as lost."""
+    grace_s: float = 20.0
+    """How long a worker may take to leave after a stop was asked for."""
+    max_tries: int = 3
+    """Attempts of a pack whose worker dies."""
