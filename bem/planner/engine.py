@@ -69,6 +69,11 @@ class Walk:
     codes: Mapping[str, Tensor]
     """Sequence codes (B, sites, R) read off the prompt, by adapter name."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.mask_BS.device
+
     def take(self, rows: Tensor) -> Walk:
         """The walk of some rows."""
         return Walk(

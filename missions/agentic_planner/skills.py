@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bem.context import RoutingContext
-from bem.data import pad_id_of
+from bem.data import Batch, pad_id_of
 from bem.evaluate import target_loss
 from bem.injection import AdapterHost
 from bem.interfaces import AdapterConfig
@@ -45,6 +44,19 @@ def add_adapters(host: AdapterHost, names: Sequence[str], params: AdapterParams,
         host.add(name, adapter_config(params), generator=generator)
 
 
+def skill_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
+    """Each position under the expert of its chunk, the prompt under none."""
+    return batch.routing(
+        adapters=SKILL_ADAPTERS,
+        strength={name: (skill_BT == i).float() for i, name in enumerate(SKILL_ADAPTERS)},
+    )
+
+
+def fused_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
+    """Every position under the one adapter."""
+    return batch.routing(adapters=(FUSED,))
+
+
 def train_skills(
     host: AdapterHost,
     chains: Sequence[Chain],
@@ -55,15 +67,8 @@ def train_skills(
     should_stop: Callable[[], bool],
 ) -> TrainResult:
     """Trains the three experts of the host together."""
-
-    def routing(batch_prefix_BT: Tensor, skill_BT: Tensor) -> RoutingContext:
-        strength = {name: (skill_BT == index).float() for index, name in enumerate(SKILL_ADAPTERS)}
-        return RoutingContext(
-            prefix_mask_BT=batch_prefix_BT, adapters=SKILL_ADAPTERS, strength=strength
-        )
-
     host.train_only(*SKILL_ADAPTERS)
-    return _train(host, chains, params, seed, routing, False, log, should_stop)
+    return _train(host, chains, params, seed, skill_routing, False, log, should_stop)
 
 
 def train_fused(
@@ -76,12 +81,8 @@ def train_fused(
     should_stop: Callable[[], bool],
 ) -> TrainResult:
     """Trains the one adapter of the host."""
-
-    def routing(batch_prefix_BT: Tensor, skill_BT: Tensor) -> RoutingContext:
-        return RoutingContext(prefix_mask_BT=batch_prefix_BT, adapters=(FUSED,))
-
     host.train_only(FUSED)
-    return _train(host, chains, params, seed, routing, True, log, should_stop)
+    return _train(host, chains, params, seed, fused_routing, True, log, should_stop)
 
 
 def _train(
@@ -89,7 +90,7 @@ def _train(
     chains: Sequence[Chain],
     params: TrainingParams,
     seed: int,
-    routing: Callable[[Tensor, Tensor], RoutingContext],
+    routing: Callable[[Batch, Tensor], RoutingContext],
     learn_markers: bool,
     log: Log,
     should_stop: Callable[[], bool],
@@ -101,7 +102,7 @@ def _train(
         batch, skill_BT = training_batch(
             next(batches), pad_id=pad_id, learn_markers=learn_markers, device=host.base.device
         )
-        return target_loss(host, batch, routing(batch.prefix_mask_BT, skill_BT))
+        return target_loss(host, batch, routing(batch, skill_BT))
 
     return fit(
         step_loss,
@@ -129,25 +130,3 @@ def batch_stream(
             parts = [group[i : i + size] for i in range(0, len(group), size)]
             for position in rng.permutation(len(parts)):
                 yield [chains[i] for i in parts[int(position)]]
-
-
-def controller_diagnostics(
-    host: AdapterHost, names: Sequence[str], chains: Sequence[Chain]
-) -> dict[str, float]:
-    """Variance over queries of each adapter's code, mean over its entries."""
-    batch, _ = training_batch(
-        chains,
-        pad_id=pad_id_of(host.base.tokenizer),
-        learn_markers=False,
-        device=host.base.device,
-    )
-    context = RoutingContext(
-        prefix_mask_BT=batch.prefix_mask_BT, adapters=tuple(names), record=True
-    )
-    with torch.no_grad():
-        host.hidden_states(batch.input_ids_BT, batch.attention_mask_BT, routing=context)
-    return {
-        f"code_variance_{name}": float(context.trace[name][0].var(0, correction=0).mean())
-        for name in names
-        if context.trace.get(name)
-    }

@@ -74,10 +74,15 @@ def load(folder: Path, split: Split) -> tuple[Item, ...]:
 
 def digest(items: Mapping[Split, Iterable[Item]]) -> str:
     """sha256 over every item's content, splits in a fixed order."""
+    parts = [f"{split} {items_digest(items[split])}" for split in SPLITS]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def items_digest(items: Iterable[Item]) -> str:
+    """sha256 over the content of some items, in their order."""
     sha = hashlib.sha256()
-    for split in SPLITS:
-        for item in items[split]:
-            sha.update(json.dumps([split, asdict(item)], sort_keys=True).encode())
+    for item in items:
+        sha.update(json.dumps(asdict(item), sort_keys=True).encode())
     return sha.hexdigest()
 
 
