@@ -1,8 +1,9 @@
-"""Online learning of adapters: replay, anchors, canary gate, learner."""
+"""Online learning of adapters: replay, anchors, canary gate, learner, correction memory."""
 
 from bem.online.anchors import Anchors, diagonal_fisher
 from bem.online.guard import Action, CanaryConfig, CanaryReport, decide
 from bem.online.learner import LearnerConfig, OnlineLearner, UpdateReport
+from bem.online.memory import CodeMemory
 from bem.online.replay import Reservoir
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Anchors",
     "CanaryConfig",
     "CanaryReport",
+    "CodeMemory",
     "LearnerConfig",
     "OnlineLearner",
     "Reservoir",

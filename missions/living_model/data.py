@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bem.data import Example
 from missions.data.names import sample_names
 from missions.data.splits import Split, leak_check
 from missions.living_model.formats import (
@@ -60,6 +61,14 @@ class Dataset:
     canary: tuple[Item, ...]
     retention: Mapping[str, tuple[Item, ...]]
     """Split -> cued items and tools that no injection touches, asked at the stream's end."""
+
+
+def to_examples(items: Sequence[Item]) -> list[Example]:
+    """Items as bem's examples."""
+    return [
+        Example(prompt=item.prompt, target=item.target, id=item.id, cluster=item.part)
+        for item in items
+    ]
 
 
 def _values(rng: np.random.Generator, split: Split) -> tuple[dict[str, str], tuple[str, ...]]:

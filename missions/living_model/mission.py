@@ -16,19 +16,15 @@ from missions.living_model.data import (
     load,
     make_dataset,
     save,
+    to_examples,
 )
 from missions.living_model.feedback import schedule
 from missions.living_model.params import ArmParams, LivingModelParams
 from missions.living_model.report import extras
 from missions.living_model.scoring import score_table
 from missions.living_model.start import ADAPTER, code_figures, train_start
-from missions.living_model.stream import (
-    CanarySuite,
-    StreamResult,
-    build_learner,
-    run_stream,
-    to_examples,
-)
+from missions.living_model.stream import CanarySuite, StreamResult, run_stream
+from missions.living_model.updaters import MemoryUpdater, Updater, gradient_updater
 from missions.protocol import (
     Artifact,
     Context,
@@ -126,6 +122,7 @@ class LivingModel(Mission):
             "none": 0,
             "controller": sum(p.numel() for p in host[ADAPTER].controller_parameters()),
             "all": total,
+            "memory": 0,
         }[update]
         longest = max(
             row.length for row in encode(to_examples(dataset.canary), host.base.tokenizer)
@@ -193,22 +190,25 @@ def _serve(
         params.stream.poison,
         numpy_generator(run.seed, "B", "feedback", split),
     )
-    learner = None
-    if arm.update != "none":
+    updater: Updater | None = None
+    initial = dataset.train[: params.initial_replay]
+    if arm.update == "memory":
+        updater = MemoryUpdater(host, ADAPTER, initial, params.memory)
+    elif arm.update != "none":
         assert arm.lr is not None
-        learner = build_learner(
+        updater = gradient_updater(
             host,
             ADAPTER,
             arm.update,
             params.learner.model_copy(update={"lr": arm.lr}),
-            encode(to_examples(dataset.train[: params.initial_replay]), host.base.tokenizer),
+            encode(to_examples(initial), host.base.tokenizer),
             generator=torch_generator(run.seed, "B", "replay", split),
         )
     return run_stream(
         host,
         stream,
         feedback,
-        learner,
+        updater,
         suite,
         params.canary,
         prompts_per_update=params.stream.prompts_per_update,

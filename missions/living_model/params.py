@@ -65,6 +65,17 @@ class FixParams(_Strict):
     """Stream prompts after the injection at which observation ends."""
 
 
+class MemoryParams(_Strict):
+    """The correction memory."""
+
+    radius: float = Field(default=0.5, gt=0)
+    """Reach of a record, relative to the median distance between the codes of tags."""
+    votes: int = Field(default=5, ge=1)
+    """Most recent records in reach that vote."""
+    capacity: int = Field(default=1000, ge=1)
+    """Records held."""
+
+
 class ArmParams(_Strict):
     """What an arm may change while the stream runs."""
 
@@ -87,6 +98,7 @@ class LivingModelParams(_Strict):
     start: StartParams
     learner: LearnerConfig
     """Shared by every arm; an arm's own `lr` replaces the one here."""
+    memory: MemoryParams = MemoryParams()
     canary: CanaryConfig
     num_canary: int = Field(ge=1)
     num_retention: int = Field(ge=1)

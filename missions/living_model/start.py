@@ -18,9 +18,8 @@ from bem.evaluate import target_loss
 from bem.injection import AdapterHost
 from bem.registry import make_config
 from bem.training import TrainResult, fit
-from missions.living_model.data import Item
+from missions.living_model.data import Item, to_examples
 from missions.living_model.params import StartParams
-from missions.living_model.stream import to_examples
 from missions.seeding import torch_generator
 
 ADAPTER = "living"
