@@ -46,6 +46,7 @@ class BaseModel:
         self.tokenizer: Any = tokenizer
         self.ref = ref
         self.folder = folder
+        self.hosted = False  # an AdapterHost holds its linears
         self.decoder: Any = self.model.base_model
         self.layers = self._find_layers()
         self.hidden_size: int = self.text_config.hidden_size
@@ -98,7 +99,7 @@ class BaseModel:
         """FLOPs of one forward without cache: products only, a multiply-add is two.
 
         Every linear, both attention products over the full square (as they are computed, masked
-        or not), and the output head. Norms, activations and the rotary table are left out.
+        or not), and the output head. Norms, activations and rotations are left out.
         """
         config = self.text_config
         linears = sum(site.in_features * site.out_features for site in self._sites)

@@ -114,7 +114,7 @@ def verified_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
             f"'{path}' does not verify: sha256 {digest[:12]}, {len(weights)} bytes; the manifest "
             f"says {manifest.sha256[:12]}, {manifest.size_bytes} bytes."
         )
-    tensors = load_tensors(weights)
+    tensors: dict[str, Tensor] = load_tensors(weights)
     shapes = {key: tuple(t.shape) for key, t in tensors.items()}
     if shapes != manifest.shapes:
         raise CheckpointError(f"'{path}': shapes differ from those in the manifest.")

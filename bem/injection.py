@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,22 @@ class AdaptedLinear(nn.Module):
 
 
 class AdapterHost(nn.Module):
-    """One base, many adapters."""
+    """One base, many adapters. `with AdapterHost(base) as host:` detaches at the end."""
 
     def __init__(self, base: BaseModel) -> None:
         super().__init__()
+        if base.hosted:
+            raise InvalidInputError(
+                f"Base '{base.ref}' already carries an AdapterHost: their adapters would act "
+                "together. Detach it first."
+            )
+        base.hosted = True
         self.base = base
         self.model = base.model
         self.adapters = nn.ModuleDict()
         self._frozen = [(p, p.requires_grad) for p in base.model.parameters()]
         base.model.requires_grad_(False)
+        self._detached = False
         self._wrapped: dict[str, AdaptedLinear] = {}
         self._selected: tuple[str, ...] = ()
         self._in_force: tuple[str, ...] = ()
@@ -107,8 +114,20 @@ class AdapterHost(nn.Module):
             raise InvalidInputError(f"Unknown adapter name '{name}'. On this base: {known}.")
         return _as_adapter(self.adapters[name])
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
     def detach(self) -> BaseModel:
-        """Take everything off: the base has its original modules and flags again."""
+        """Take everything off: the base has its original modules and flags again.
+
+        The adapters stay in the host (to be saved), but no longer act. A second call does nothing.
+        """
+        if self._detached:
+            return self.base
+        self._detached = True
         for path, wrapper in self._wrapped.items():
             _set_module(self.model, path, wrapper.base)
         self._wrapped.clear()
@@ -117,6 +136,7 @@ class AdapterHost(nn.Module):
         self._feature_hooks.clear()
         for parameter, flag in self._frozen:
             parameter.requires_grad_(flag)
+        self.base.hosted = False
         return self.base
 
     # --- which adapters act -------------------------------------------------------------------

@@ -18,6 +18,6 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("llama"), "llama")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def llama(llama_folder: Path) -> BaseModel:
     return load_base(llama_folder)
