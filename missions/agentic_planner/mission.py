@@ -149,7 +149,8 @@ class AgenticPlanner(Mission):
 
     def _check_base(self, spec: MissionSpec, base: FrozenBase) -> None:
         """Refuses a base below the stated floor; measured once a base."""
-        if not spec.base_floor or base.digest in self._able:
+        floor = {skill: least for skill, least in spec.base_floor.items() if least > 0}
+        if not floor or base.digest in self._able:
             return
         from missions.base_model import check_floor
 

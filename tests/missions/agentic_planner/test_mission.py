@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bem.base import BaseModel, load_base
+from bem.data import IGNORED
+from bem.planner import PlanSpace
+from bem.testing import write_tiny_base
+from missions.agentic_planner import contest, world
+from missions.agentic_planner.chains import (
+    PROMPT,
+    SKILLS,
+    Marks,
+    budgets,
+    training_batch,
+)
+from missions.agentic_planner.mission import MISSION
+from missions.agentic_planner.params import Params
+from missions.agentic_planner.scoring import (
+    FusedContestant,
+    PolicyContestant,
+    run_contestant,
+    run_plans,
+    token_f1,
+)
+from missions.agentic_planner.skills import FUSED, batch_stream
+from missions.data.tokenizer import MISSION_TOKENS
+from missions.local import LocalResult, run_local
+from missions.registry import mission_file
+from missions.spec import MissionSpec, load_spec
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("base"), "llama")
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> BaseModel:
+    return load_base(base_folder)
+
+
+@pytest.fixture(scope="module")
+def spec(base_folder: Path) -> MissionSpec:
+    smoke = load_spec(mission_file("A"), profile="smoke")
+    return smoke.model_copy(update={"base_model": str(base_folder), "base_floor": {}})
+
+
+@pytest.fixture(scope="module")
+def params(spec: MissionSpec) -> Params:
+    return Params.model_validate(spec.params)
+
+
+@pytest.fixture(scope="module")
+def results(spec: MissionSpec, tmp_path_factory: pytest.TempPathFactory) -> list[LocalResult]:
+    return [run_local(MISSION, spec, tmp_path_factory.mktemp(f"run{i}")) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def field(
+    base: BaseModel, spec: MissionSpec, params: Params, tmp_path_factory: pytest.TempPathFactory
+) -> contest.Ground:
+    folder = tmp_path_factory.mktemp("field")
+    items = world.build(folder, spec.data_seed, spec.examples, params.data)
+    return contest.ground(base, items["train"], params)
+
+
+@pytest.mark.parametrize("profile", ["laptop", "smoke", "cluster"])
+def test_profiles_resolve(profile: str) -> None:
+    resolved = load_spec(mission_file("A"), profile=profile)
+    Params.model_validate(resolved.params)
+    assert resolved.examples.test % 5 == 0
+    if profile == "laptop":
+        assert resolved.examples.test >= 1000
+        assert len(resolved.seeds) == 5
+
+
+def test_smoke_ends_with_every_arm_and_no_verdict(
+    results: list[LocalResult], spec: MissionSpec
+) -> None:
+    result = results[0]
+    assert result.verdict.verdict == "WITHHELD"
+    frame = result.scores.frame
+    em = frame[frame["metric"] == "em"]
+    assert em.groupby(["arm", "seed"]).size().tolist() == [20] * 5
+    assert set(em["arm"]) == set(spec.arms)
+    slices = {f"em_{kind}" for kind in ("F", "ReF", "RF", "RReF", "TRAP")}
+    assert slices <= set(frame["metric"])
+    for artifact in result.artifacts.values():
+        kinds = {path.suffix for path in artifact.path.rglob("*") if path.is_file()}
+        assert kinds <= {".safetensors", ".json"}
+        assert artifact.cost.forward_flops > 0
+
+
+def test_smoke_twice_is_bit_identical(results: list[LocalResult]) -> None:
+    first, second = results
+    assert first.scores.digest() == second.scores.digest()
+    assert first.prepared.data_digest == second.prepared.data_digest
+    for run, artifact in first.artifacts.items():
+        assert artifact.cost == second.artifacts[run].cost
+
+
+def test_report_extras_cover_arms_and_types(
+    results: list[LocalResult], spec: MissionSpec, tmp_path: Path
+) -> None:
+    from missions.local import LocalContext
+
+    ctx = LocalContext(spec, tmp_path, torch.device("cpu"))
+    extras = MISSION.report_extras(spec, ctx, results[0].artifacts, results[0].scores)
+    assert [row[0] for row in extras[0].rows] == list(spec.arms)  # type: ignore[union-attr]
+    assert len(extras[-1].rows) == 7  # type: ignore[union-attr]
+
+
+def test_marks_are_the_claimed_tokens_where_they_exist(base: BaseModel) -> None:
+    class World:
+        def get_vocab(self) -> dict[str, int]:
+            return {token: i for i, token in enumerate(MISSION_TOKENS)}
+
+    marks = Marks.of(World())
+    assert len({*marks.marker.values(), marks.separator}) == 4
+    foreign = Marks.of(base.tokenizer)
+    assert len({*foreign.marker.values(), foreign.separator}) == 4
+
+
+def test_chains_decode_to_their_texts(base: BaseModel, field: contest.Ground) -> None:
+    marks = field.setting.marks
+    for chain in field.train[:20]:
+        query = chain.item.query
+        assert base.tokenizer.decode(list(chain.prompt)).endswith(query.prompt)
+        assert [c.skill for c in chain.chunks] == [skill for skill, _ in query.chain]
+        for chunk, (skill, text) in zip(chain.chunks, query.chain, strict=True):
+            assert chunk.written[-1] == marks.separator
+            assert base.tokenizer.decode(list(chunk.written[:-1])) == text
+            assert chunk.given[0] == marks.marker[skill]
+            assert (len(chunk.given) > 1) == (skill == "R")
+    longest = budgets(field.train)
+    assert all(
+        len(c.written) - 1 <= longest[c.skill] for chain in field.train for c in chain.chunks
+    )
+
+
+@pytest.mark.parametrize("learn_markers", [False, True])
+def test_labels_and_owners_of_a_batch(field: contest.Ground, learn_markers: bool) -> None:
+    chains = field.train[:10]
+    batch, skill_BT = training_batch(
+        chains, pad_id=0, learn_markers=learn_markers, device=torch.device("cpu")
+    )
+    for row, chain in enumerate(chains):
+        position = len(chain.prompt)
+        assert set(skill_BT[row, :position].tolist()) == {PROMPT}
+        assert set(batch.labels_BT[row, :position].tolist()) == {IGNORED}
+        assert bool(batch.prefix_mask_BT[row, :position].all())
+        assert not bool(batch.prefix_mask_BT[row, position:].any())
+        for chunk in chain.chunks:
+            end = position + len(chunk.given) + len(chunk.written)
+            assert set(skill_BT[row, position:end].tolist()) == {SKILLS.index(chunk.skill)}
+            first = chunk.given[0] if learn_markers else IGNORED
+            rest = [IGNORED] * (len(chunk.given) - 1)
+            assert batch.labels_BT[row, position:end].tolist() == [first, *rest, *chunk.written]
+            position = end
+        assert int(batch.attention_mask_BT[row].sum()) == position == chain.length
+
+
+def test_every_chain_comes_once_an_epoch(field: contest.Ground) -> None:
+    batches = batch_stream(field.train, 7, np.random.default_rng(0))
+    seen: list[str] = []
+    while len(seen) < len(field.train):
+        seen += [chain.item.query.id for chain in next(batches)]
+    assert sorted(seen) == sorted(chain.item.query.id for chain in field.train)
+
+
+def test_the_planner_as_served_equals_its_row_of_the_plan_table(
+    base: BaseModel, field: contest.Ground, params: Params
+) -> None:
+    planner = contest.build_planner(
+        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+    )
+    with torch.no_grad():  # an untrained policy that picks different plans
+        planner.policy.out_AH.normal_(generator=torch.Generator().manual_seed(1))
+    chains = field.train[:20]
+    table = run_plans(planner.host, chains, field.setting)
+    plans = planner.policy.plan(table.features_QF)
+    assert len(set(plans)) > 1
+    served = run_contestant(planner.host, chains, field.setting, PolicyContestant(planner.policy))
+    expected = table.of(plans)
+    planner.host.detach()
+    assert served.plans == plans
+    assert served.texts == expected.texts
+    np.testing.assert_array_equal(served.tokens_QS, expected.tokens_QS)
+
+
+def test_the_fused_arm_formats_last_and_stays_in_budget(
+    base: BaseModel, field: contest.Ground, params: Params
+) -> None:
+    trained = contest.build_fused(
+        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+    )
+    chains = field.train[:20]
+    answers = run_contestant(trained.host, chains, field.setting, FusedContestant(field.setting))
+    trained.host.detach()
+    for chain, plan, tokens in zip(chains, answers.plans, answers.tokens_QS, strict=True):
+        assert plan in PlanSpace(SKILLS, 3).plans
+        assert plan.endswith("F")
+        assert tokens[0] == len(chain.prompt)
+        for skill, used in zip(SKILLS, tokens[1:], strict=True):
+            given = 1 + (len(chain.records) if skill == "R" else 0)
+            limit = given + field.setting.budget[skill] + 1
+            assert (given < used <= limit) if skill in plan else used == 0
+
+
+def test_saved_policies_choose_the_same_plans(
+    base: BaseModel, field: contest.Ground, params: Params, tmp_path: Path
+) -> None:
+    planner = contest.build_planner(
+        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+    )
+    features = planner.answers.features_QF
+    with torch.no_grad():
+        planner.policy.out_AH.normal_(generator=torch.Generator().manual_seed(1))
+        planner.policy.mean_F.copy_(features.mean(0))
+    contest.save_policy(planner.policy, tmp_path)
+    loaded = contest.load_policy(tmp_path, field.setting.space, base.device)
+    planner.host.detach()
+    assert loaded.plan(features) == planner.policy.plan(features)
+
+
+def test_token_f1_on_worked_examples() -> None:
+    assert token_f1('{"max":"dola"}', '{"max":"dola"}') == 1.0
+    assert token_f1('{"max":"kamir"}', '{"max":"dola"}') == pytest.approx(0.5)
+    assert token_f1('{"sort":"a b"}', '{"sort":"b a"}') == 1.0
+    assert token_f1("dola", '{"max":"dola"}') == pytest.approx(2 / 3)
+    assert token_f1("", '{"max":"dola"}') == 0.0
+
+
+def test_an_unknown_arm_word_is_named(spec: MissionSpec, tmp_path: Path) -> None:
+    from missions.errors import SpecError
+
+    arms = {**spec.arms, "odd": spec.arms["planner"].model_copy(update={"adapter": "fusd"})}
+    odd = spec.model_copy(update={"arms": arms})
+    with pytest.raises(SpecError, match=r"arms.odd.adapter: 'fusd'. Known: .*fused"):
+        run_local(MISSION, odd, tmp_path)
+    assert FUSED == "fused"
