@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import gammaln, nctdtr
+from scipy.special import gammaln
 
+from stats.noncentral import noncentrality
 from stats.result import EffectSize
 
 FloatArray = npt.NDArray[np.float64]
@@ -74,14 +74,7 @@ def hedges_j(df: int) -> float:
 def noncentrality_interval(t: float, df: float, level: float = 0.95) -> tuple[float, float]:
     """Noncentralities under which `t` is just not surprising, on either side."""
     tail = (1.0 - level) / 2.0
-    span = 10.0 + 10.0 * abs(t)
-
-    def excess(noncentrality: float, target: float) -> float:
-        return float(nctdtr(df, noncentrality, t)) - target
-
-    low = brentq(excess, t - span, t + span, args=(1.0 - tail,), xtol=1e-10)
-    high = brentq(excess, t - span, t + span, args=(tail,), xtol=1e-10)
-    return float(low), float(high)
+    return noncentrality(t, df, 1.0 - tail), noncentrality(t, df, tail)
 
 
 def _rescaled(size: EffectSize, name: Literal["d_av", "d_pooled"], factor: float) -> EffectSize:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from stats.costs import ArmCost
 
 Quantity = Literal["trainable_params", "adapter_params", "forward_flops", "persistent_bytes"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,14 +70,8 @@ class ParityRow:
 def parity_rows(rule: ParityRule, costs: Mapping[str, ArmCost]) -> tuple[ParityRow, ...]:
     """Every figure of every pair, checked or not; unmeasured unchecked figures are left out."""
     rows: list[ParityRow] = []
-    quantities: tuple[Quantity, ...] = (
-        "trainable_params",
-        "adapter_params",
-        "forward_flops",
-        "persistent_bytes",
-    )
     for treatment, control in rule.pairs:
-        for quantity in quantities:
+        for quantity in QUANTITIES:
             checked = quantity in rule.checked()
             ours, theirs = (_value(costs.get(arm), quantity) for arm in (treatment, control))
             if not checked and (ours is None or theirs is None):

@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.optimize import brentq
 from scipy.special import nctdtr, stdtrit
 
 from stats.errors import DegenerateDataError
+from stats.noncentral import noncentrality
 from stats.twoway import VarianceComponents, variance_of_mean
 
 MAX_SEEDS = 100
@@ -57,11 +57,7 @@ def detectable(
     if standard_error <= 0:
         raise DegenerateDataError("A standard error of zero has no detectable effect.")
     critical = float(stdtrit(df, 1.0 - alpha))
-    # The quantile of a noncentral t with 1 df grows without bound; 40 critical values contain it.
-    shift = brentq(
-        lambda nc: 1.0 - float(nctdtr(df, nc, critical)) - power, 0.0, 40.0 * critical, xtol=1e-9
-    )
-    return float(shift) * standard_error
+    return noncentrality(critical, df, 1.0 - power) * standard_error
 
 
 def mde(
@@ -91,13 +87,11 @@ def fewest_units(
     return _smallest(lambda n: mde(components, num_seeds, n, power=power) <= effect, MAX_UNITS)
 
 
-def cheapest(
-    components: VarianceComponents, effect: float, *, power: float = 0.8, max_seeds: int = 40
-) -> Size | None:
+def cheapest(components: VarianceComponents, effect: float, *, power: float = 0.8) -> Size | None:
     """Cheapest grid that detects `effect`; cost is S x (N + `RUN_COST_IN_EXAMPLES`)."""
     best: Size | None = None
     best_cost = math.inf
-    for num_seeds in range(2, max_seeds + 1):
+    for num_seeds in range(2, MAX_SEEDS + 1):
         if num_seeds * (2 + RUN_COST_IN_EXAMPLES) >= best_cost:
             break
         units = fewest_units(components, num_seeds, effect, power=power)

@@ -50,11 +50,11 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         level=context.level,
         value_range=(0.0, 1.0) if is_binary(grid.values_SN) else None,
     )
-    decision, reason = _decide(config, inference, scale)
+    decision, reason = _decide(config, inference)
     limits = tuple(limit for limit in (config.lower, config.upper) if limit is not None)
-    wanted = [f"> {show(config.lower, scale, signed=False)}"] if config.lower is not None else []
+    wanted = [f"> {show(config.lower, scale, unit='%')}"] if config.lower is not None else []
     if config.upper is not None:
-        wanted.append(f"< {show(config.upper, scale, signed=False)}")
+        wanted.append(f"< {show(config.upper, scale, unit='%')}")
     nearest = min(limits, key=lambda limit: abs(limit - inference.estimate))
     side = "within" if len(limits) == 2 else "below" if config.lower is None else "above"
     basis = "interval" if config.decide_on == "interval" else "point (descriptive)"
@@ -64,7 +64,7 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         grid,
         inference,
         decision=decision,
-        reason=f"{show_interval(inference, scale)}: {reason}",
+        reason=f"{show_interval(inference, scale, unit='%')}: {reason}",
         estimand=(
             f"mean {config.metric} of {config.treatment}, "
             f"{population(*grid.values_SN.shape, grid.clustered)}"
@@ -79,7 +79,7 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
     )
 
 
-def _decide(config: Bound, inference: MeanInference, scale: Scale) -> tuple[Decision, str]:
+def _decide(config: Bound, inference: MeanInference) -> tuple[Decision, str]:
     if config.decide_on == "point":
         value = inference.estimate
         inside = (config.upper is None or value <= config.upper) and (

@@ -35,10 +35,12 @@ def measured(
     """A full result.
 
     Args:
-        assumed: (true value, margin) for which the deciding sizes are computed, or None.
+        assumed: (true value, margin) for which the deciding sizes are computed where the gate
+            is undecided, or None.
     """
     analysis = inference.analysis
-    plan = inference.would_decide(*assumed, context.power) if assumed is not None else None
+    undecided = decision == "INCONCLUSIVE" and assumed is not None
+    plan = inference.would_decide(*assumed, context.power) if undecided and assumed else None
     two_arms: dict[str, Any] = {}
     if isinstance(grid, PairedGrid):
         two_arms = {

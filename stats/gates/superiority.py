@@ -63,15 +63,20 @@ def evaluate(config: Superiority, context: GateContext) -> GateResult:
             f"mean paired difference ({order}) of {config.metric}, {config.treatment} against "
             f"{config.versus}, {population(*values_SN.shape, grid.clustered)}"
         ),
-        criterion=(
-            f"point >= {show(config.min_point, scale)} and lower > {show(config.min_lower, scale)}"
-        ),
+        criterion=_criterion(config, scale),
         scale=scale,
         passing_side="above",
-        margins=tuple(dict.fromkeys((config.min_lower, config.min_point))),
+        margins=tuple(sorted({config.min_lower, max(config.min_lower, config.min_point)})),
         p_value=inference.p_value(config.min_lower, "greater"),
         assumed=(assumed, config.min_lower),
     )
+
+
+def _criterion(config: Superiority, scale: Scale) -> str:
+    lower = f"lower > {show(config.min_lower, scale)}"
+    if config.min_point <= config.min_lower:
+        return lower
+    return f"point >= {show(config.min_point, scale)} and {lower}"
 
 
 def _decide(
@@ -84,8 +89,9 @@ def _decide(
     needed = max(config.min_point, config.min_lower)
     if interval.high < config.min_point or interval.high <= config.min_lower:
         return "FAIL", f"the upper bound lies below {show(needed, scale)}; not reached"
+    reached = "" if config.min_point <= config.min_lower else ", and the point reaches its margin"
     if interval.low > config.min_lower and estimate >= config.min_point:
-        return "PASS", f"lower bound above {show(config.min_lower, scale)}, point reached"
+        return "PASS", f"the lower bound lies above {show(config.min_lower, scale)}{reached}"
     if interval.low > config.min_lower:
         return "INCONCLUSIVE", (
             f"above {show(config.min_lower, scale)}, but the point does not reach "

@@ -9,23 +9,29 @@ from stats.inference import MeanInference
 Scale = Literal["fraction", "raw"]
 
 
-def show(value: float, scale: Scale, *, signed: bool = True) -> str:
-    """A figure as a reader wants it: `+1.5 pp` for fractions, three digits otherwise."""
-    sign = "+" if signed else ""
+def show(value: float, scale: Scale, *, unit: str = "pp") -> str:
+    """A figure as a reader wants it: `+1.5 pp` for fractions, four digits otherwise.
+
+    Args:
+        unit: `pp` for differences (signed), `%` for levels (unsigned).
+    """
+    sign = "+" if unit == "pp" and value != 0 else ""
     if scale == "fraction":
-        return f"{value * 100:{sign}.2f} pp"
+        return f"{round(value * 100, 4):{sign}g} {unit}"
     return f"{value:{sign}.4g}"
 
 
-def show_interval(inference: MeanInference, scale: Scale) -> str:
+def show_interval(inference: MeanInference, scale: Scale, *, unit: str = "pp") -> str:
     """`+2.10 pp [+0.90, +3.30]`."""
-    text = show(inference.estimate, scale)
+    sign = "+" if unit == "pp" else ""
+    factor, form, tail = (
+        (100.0, f"{sign}.2f", f" {unit}") if scale == "fraction" else (1.0, f"{sign}.4g", "")
+    )
+    text = f"{inference.estimate * factor:{form}}{tail}"
     if inference.interval is None:
         return text
-    low, high = inference.interval.low, inference.interval.high
-    if scale == "fraction":
-        return f"{text} [{low * 100:+.2f}, {high * 100:+.2f}]"
-    return f"{text} [{low:+.4g}, {high:+.4g}]"
+    low, high = inference.interval.low * factor, inference.interval.high * factor
+    return f"{text} [{low:{form}}, {high:{form}}]"
 
 
 def population(seeds: int, units: int, clustered: bool) -> str:

@@ -1,0 +1,8 @@
+"""Figures, tables and the page of a finished run. Reads results; decides nothing."""
+
+from __future__ import annotations
+
+from stats.report.context import Extra, Failure, MissionInfo, ReportContext
+from stats.report.html import write_report
+
+__all__ = ["Extra", "Failure", "MissionInfo", "ReportContext", "write_report"]
