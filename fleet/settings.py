@@ -10,6 +10,10 @@ from pathlib import Path
 from fleet.errors import NotFoundError, UsageError
 
 RUNS_DIR = Path("runs")
+MIN_FREE_MIB = 512
+"""Disk that a launch wants to find free."""
+MIN_MEMORY_MIB = 4096
+"""Memory that two missions side by side want to find free."""
 _RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -62,7 +66,7 @@ def check_run_id(run_id: str) -> str:
     """
     if not _RUN_ID.match(run_id):
         raise UsageError(
-            f"--run-id {run_id!r}: expected 1-64 letters, digits, '.', '_' or '-', the first a "
+            f"Run id {run_id!r}: expected 1-64 letters, digits, '.', '_' or '-', the first a "
             "letter or digit."
         )
     return run_id

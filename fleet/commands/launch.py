@@ -1,0 +1,73 @@
+"""`launch`: run missions to their verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir
+
+
+def launch(
+    missions: Annotated[
+        str, typer.Option("--missions", "-m", help="Mission ids, comma-separated; all by default.")
+    ] = "",
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            help="Only these arms: `arm` in every mission that has it, `A:arm` in mission A.",
+        ),
+    ] = "",
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="smoke (seconds), laptop or cluster.")
+    ] = "laptop",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A.B=C",
+            help="Changes a value of the mission files; `A:a.b=c` in mission A only. Repeatable.",
+        ),
+    ] = None,
+    run_id: Annotated[
+        str, typer.Option("--run-id", help="Name of the run; date and time by default.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved plan and stop.")
+    ] = False,
+    as_json: AsJson = False,
+    require_promotion: Annotated[
+        bool, typer.Option("--require-promotion", help="Exit 7 where no mission is promoted.")
+    ] = False,
+    address: Annotated[
+        str, typer.Option("--address", help="An existing Ray cluster instead of this machine.")
+    ] = "",
+    cpus: Annotated[
+        int, typer.Option("--cpus", min=0, help="Worker slots here; 0 takes every usable core.")
+    ] = 0,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+) -> int:
+    """Run missions to their verdicts: plan, train, evaluate, judge, report."""
+    from fleet.launch import Order, carry_out
+
+    order = Order(
+        missions=_names(missions),
+        arms=_names(arms),
+        profile=profile,
+        overrides=tuple(overrides or ()),
+        run_id=run_id,
+        dry_run=dry_run,
+        as_json=as_json,
+        require_promotion=require_promotion,
+        address=address or None,
+        cpus=cpus,
+        runs_dir=Path(runs_dir),
+    )
+    return carry_out(order)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -1,0 +1,21 @@
+"""Options that several commands share. Data only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.settings import RUNS_DIR
+
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", help="Where launches keep their ledgers and reports.")
+]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="Run id; the newest where none is given.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; logs go to stderr.")
+]
+DEFAULT_RUNS_DIR = RUNS_DIR

@@ -1,0 +1,209 @@
+"""A launch from its arguments to its exit code: resolve, plan, check, run, report.
+
+Holds the order of the steps and what the user reads; each step lives elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fleet import provenance
+from fleet.catalog import choose, resolve_all
+from fleet.errors import ConfigError, FleetError, NothingPromotedError, StorageError, UsageError
+from fleet.plan import CampaignPlan, arms_by_mission, plan_campaign, select_arms
+from fleet.settings import LaunchSettings, RunPaths, check_run_id
+from missions.spec import PROFILES, MissionSpec
+from missions.spec_errors import suggest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What the user asked for."""
+
+    missions: tuple[str, ...]
+    arms: tuple[str, ...]
+    profile: str
+    overrides: tuple[str, ...]
+    run_id: str
+    dry_run: bool
+    as_json: bool
+    require_promotion: bool
+    address: str | None
+    cpus: int
+    runs_dir: Path
+
+
+def carry_out(order: Order) -> int:
+    """Carries a launch out and returns its exit code."""
+    started = time.monotonic()
+    if order.profile not in PROFILES:
+        raise ConfigError(f"Unknown profile {order.profile!r}.{suggest(order.profile, PROFILES)}")
+    run_id = check_run_id(order.run_id or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+    paths = RunPaths(root=(order.runs_dir / run_id).absolute())
+    if paths.root.exists() and not order.dry_run:
+        raise UsageError(
+            f"Run id {run_id!r} is taken: {paths.root} exists.",
+            go_on=f"python fleet.py status {run_id}, or launch with another --run-id",
+        )
+    specs = resolve(order)
+    plan = plan_campaign(
+        specs, run_id=run_id, profile=order.profile, code_version=provenance.code_version()
+    )
+    if order.dry_run:
+        return _show_plan(plan, order)
+
+    from fleet import preflight
+
+    settings = LaunchSettings(
+        paths=paths,
+        profile=order.profile,
+        command=reproduce_command(order),
+        cpus=preflight.default_cpus(order.cpus),
+        address=order.address,
+    )
+    if order.address is None:
+        preflight.check_resources(plan, preflight.this_machine(settings.cpus))
+    preflight.check_disk(paths.root)
+    figures = preflight.check_bases(specs)
+    try:
+        paths.root.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{paths.root}: cannot be made: {error}") from None
+    return _run(plan, settings, order, started=started, base_figures=figures)
+
+
+def resolve(order: Order, *, catalog: str = "missions.registry") -> list[MissionSpec]:
+    """The specifications that an order asks for, arms selected."""
+    chosen = choose(order.missions)
+    specs = {
+        spec.id: spec
+        for spec in resolve_all(
+            chosen, profile=order.profile, overrides=order.overrides, catalog=catalog
+        )
+    }
+    for mission, arms in arms_by_mission(order.arms, specs).items():
+        specs[mission] = select_arms(specs[mission], arms)
+    return list(specs.values())
+
+
+def reproduce_command(order: Order) -> str:
+    """The shortest command line that makes the same tables again (under a new run id)."""
+    parts = ["launch", "--profile", order.profile]
+    parts += ["--missions", ",".join(order.missions)] if order.missions else []
+    parts += ["--arms", ",".join(order.arms)] if order.arms else []
+    for override in order.overrides:
+        parts += ["--set", override]
+    return provenance.command_line(parts)
+
+
+def launch_facts(settings: LaunchSettings) -> dict[str, Any]:
+    """What the ledger notes about a launch before it starts."""
+    commit, dirty = provenance.commit()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": settings.command,
+        "commit": commit,
+        "dirty": dirty,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "slots": settings.cpus,
+        "driver_pid": os.getpid(),
+    }
+
+
+def _run(
+    plan: CampaignPlan,
+    settings: LaunchSettings,
+    order: Order,
+    *,
+    started: float,
+    base_figures: dict[str, dict[str, float]],
+) -> int:
+    from fleet.coordinator import run_campaign
+    from fleet.ledger.reader import LedgerReader
+    from fleet.monitor.live import progress
+    from fleet.monitor.snapshot import take
+    from fleet.ray_session import RaySession
+    from fleet.report import write
+
+    paths = settings.paths
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    say(f"run {plan.run_id}: {len(plan.works)} missions, profile {plan.profile}, {paths.root}")
+
+    def on_start(session: RaySession) -> None:
+        say(f"Ray is up after {session.startup_s:.0f} s; dashboard {session.dashboard or 'none'}")
+        if session.dashboard:
+            say("  it asks for a token: `ray get-auth-token` shows it")
+
+    meta = {**launch_facts(settings), "base_figures": base_figures}
+    try:
+        with progress() as show:
+            result = run_campaign(
+                plan,
+                settings,
+                meta=meta,
+                on_start=on_start,
+                on_tick=lambda reader: show(take(reader, now=time.time())),
+            )
+    except FleetError as error:
+        if not paths.ledger.is_file():
+            _remove_if_empty(paths.root)
+        error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
+        raise
+    page, document = write(paths, wall_time_s=time.monotonic() - started)
+    if order.as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        from fleet.monitor.table import print_verdicts
+
+        print_verdicts(document)
+    with LedgerReader(paths.ledger) as reader:
+        errors = len(reader.events(level="error")) + len(reader.events(level="alarm"))
+    if result.failed or errors:
+        what = f"missions {', '.join(result.failed)} failed" if result.failed else "errors"
+        raise FleetError(
+            f"{what}: {errors} recorded error(s). The other verdicts stand. Report: {page}",
+            log=str(paths.logs),
+            go_on=f"python fleet.py status {plan.run_id}",
+        )
+    promoted = [v["mission"] for v in document["missions"] if v["verdict"] == "PROMOTE"]
+    if order.require_promotion and not promoted:
+        raise NothingPromotedError(
+            "No mission was promoted (--require-promotion).",
+            log=str(page),
+            go_on=f"python fleet.py report {plan.run_id}",
+        )
+    return 0
+
+
+def _show_plan(plan: CampaignPlan, order: Order) -> int:
+    from fleet.monitor.plan_table import plan_document, print_plan
+    from fleet.preflight import default_cpus, this_machine
+
+    slots = default_cpus(order.cpus)
+    document = plan_document(plan, slots=slots, here=this_machine(slots))
+    if order.as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        print_plan(document)
+    return 0
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A launch that ended before its ledger was made leaves its run id free."""
+    left: Sequence[Path] = [path for path in folder.rglob("*") if path.is_file()]
+    if not left:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir()
+        folder.rmdir()

@@ -1,0 +1,110 @@
+"""A resolved plan for `--dry-run`: runs, resources, expected time, and whether it fits here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fleet.monitor.table import clock
+from fleet.plan import CampaignPlan
+from fleet.policies import Node, place, preflight
+
+
+def plan_document(plan: CampaignPlan, *, slots: int, here: Node) -> dict[str, Any]:
+    """The plan as plain JSON data."""
+    works = []
+    for work in plan.works:
+        spec = work.spec
+        wanted = spec.resources
+        works.append(
+            {
+                "mission": work.mission,
+                "title": spec.title,
+                "spec_hash": work.spec_hash,
+                "base_model": spec.base_model,
+                "arms": {name: arm.role for name, arm in spec.arms.items()},
+                "arm_hashes": {run.arm: run.arm_hash for run in work.runs},
+                "seeds": list(spec.seeds),
+                "test_examples": spec.examples.test,
+                "runs": len(work.runs),
+                "packs": len(work.packs),
+                "workers": work.job.workers,
+                "per_worker": {
+                    "cpus": wanted.cpus,
+                    "gpus": wanted.gpus,
+                    "memory_mib": wanted.memory_mib,
+                },
+                "expected_cpu_s": work.expected_cpu_s,
+                "gates": [gate.model_dump(mode="json") for gate in spec.gates],
+                "parity": spec.parity.model_dump(mode="json"),
+                "withhold_verdict": spec.withhold_verdict,
+            }
+        )
+    problems = preflight([work.job for work in plan.works], [here])
+    return {
+        "run_id": plan.run_id,
+        "profile": plan.profile,
+        "code_version": plan.code_version,
+        "missions": works,
+        "runs": sum(len(work.runs) for work in plan.works),
+        "expected_cpu_s": plan.expected_cpu_s,
+        "expected_wall_s": plan.expected_wall_s(_side_by_side(plan, here, slots)),
+        "slots": slots,
+        "fits_here": not problems,
+        "problems": problems,
+    }
+
+
+def _side_by_side(plan: CampaignPlan, here: Node, slots: int) -> int:
+    """Missions that run at once on this machine (at least one, for an estimate)."""
+    jobs = [work.job for work in plan.works]
+    count = 0
+    while count < min(len(jobs), slots) and place(jobs[: count + 1], [here]) is not None:
+        count += 1
+    return max(1, count)
+
+
+def print_plan(document: dict[str, Any]) -> None:
+    """The plan as a table."""
+    console = Console()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+    for column, justify in (
+        ("mission", "left"),
+        ("arms x seeds", "right"),
+        ("packs", "right"),
+        ("test items", "right"),
+        ("per worker", "left"),
+        ("CPU s", "right"),
+        ("primary gate", "left"),
+    ):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for work in document["missions"]:
+        need = work["per_worker"]
+        gpus = f", {need['gpus']:g} GPU" if need["gpus"] else ""
+        workers = f"{work['workers']} x " if work["workers"] > 1 else ""
+        primary = next(gate for gate in work["gates"] if gate["primary"])
+        versus = f" vs {primary['versus']}" if primary.get("versus") else ""
+        table.add_row(
+            f"{work['mission']} {work['title']}",
+            f"{len(work['arms'])} x {len(work['seeds'])} = {work['runs']}",
+            str(work["packs"]),
+            f"{work['test_examples']:,}",
+            f"{workers}{need['cpus']:g} CPU{gpus}, {need['memory_mib']:,} MiB",
+            f"{work['expected_cpu_s']:.0f}",
+            f"{primary['kind']} on {primary['metric']}: {primary['treatment']}{versus}",
+        )
+    console.print(table)
+    console.print(
+        f"profile {document['profile']}: {document['runs']} runs, about "
+        f"{document['expected_cpu_s']:.0f} CPU s of missions, about "
+        f"{clock(document['expected_wall_s'])} on {document['slots']} worker slots here",
+        markup=False,
+        highlight=False,
+    )
+    withheld = sorted({w["withhold_verdict"] for w in document["missions"]} - {None})
+    for reason in withheld:
+        console.print(f"no verdict: {reason}", markup=False)
+    for problem in document["problems"]:
+        console.print(f"does not fit here: {problem}", style="yellow", markup=False)

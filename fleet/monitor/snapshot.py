@@ -1,0 +1,131 @@
+"""What a launch looks like at one moment, computed from its ledger. Knows no terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import MissionRow, PackRow
+from fleet.states import RunState
+
+ENDED_PHASES = frozenset({"judged", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmView:
+    """One arm: the state of its run under each seed."""
+
+    arm: str
+    states: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissionView:
+    """One mission."""
+
+    mission: str
+    title: str
+    phase: str
+    seeds: tuple[int, ...]
+    arms: tuple[ArmView, ...]
+    done: int
+    total: int
+    failed: int
+    elapsed_s: float | None
+    eta_s: float | None
+    verdict: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A launch."""
+
+    run_id: str
+    profile: str
+    missions: tuple[MissionView, ...]
+    elapsed_s: float
+    silent_s: float | None
+    """Longest time since a live worker was heard of; None where none works."""
+    wall_s: float | None
+    """Set when the launch is over."""
+    interrupted: bool
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.wall_s is not None or self.interrupted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {**asdict(self), "over": self.over}
+
+
+def take(reader: LedgerReader, *, now: float) -> Snapshot:
+    """Looks at the ledger once."""
+    meta = reader.meta()
+    verdicts = {
+        decision.body["mission"]: str(decision.body["verdict"])
+        for decision in reader.decisions()
+        if decision.kind == "verdict"
+    }
+    rows = reader.missions()
+    views = tuple(_mission(reader, row, verdicts.get(row.mission), now) for row in rows)
+    starts = [row.started_at for row in rows if row.started_at]
+    ends = [row.ended_at for row in rows if row.ended_at]
+    wall_s = meta.get("wall_s")
+    cancelled = any(row.phase == "cancelled" for row in rows)
+    until = max(ends) if ends and (cancelled or wall_s is not None) else now
+    seen = reader.seen()
+    return Snapshot(
+        run_id=str(meta.get("run_id", "")),
+        profile=str(meta.get("profile", "")),
+        missions=views,
+        elapsed_s=until - min(starts) if starts else 0.0,
+        silent_s=max(now - at for at in seen.values()) if seen else None,
+        wall_s=wall_s,
+        interrupted=cancelled,
+    )
+
+
+def _mission(reader: LedgerReader, row: MissionRow, verdict: str | None, now: float) -> MissionView:
+    runs = reader.runs(row.mission)
+    seeds = tuple(sorted({run.seed for run in runs}))
+    by_arm: dict[str, dict[int, str]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, {})[run.seed] = run.state.value
+    elapsed = None
+    if row.started_at is not None:
+        elapsed = (row.ended_at or now) - row.started_at
+    return MissionView(
+        mission=row.mission,
+        title=row.title,
+        phase=row.phase,
+        seeds=seeds,
+        arms=tuple(
+            ArmView(arm=arm, states=tuple(states.get(seed, "") for seed in seeds))
+            for arm, states in by_arm.items()
+        ),
+        done=sum(run.state is RunState.DONE for run in runs),
+        total=len(runs),
+        failed=sum(run.state is RunState.FAILED for run in runs),
+        elapsed_s=elapsed,
+        eta_s=_eta(row, reader.packs(row.mission), now),
+        verdict=verdict,
+        error=row.error,
+    )
+
+
+def _eta(row: MissionRow, packs: list[PackRow], now: float) -> float | None:
+    """Seconds left: the packs done so far say how long one takes, the plan until then."""
+    if row.phase in ENDED_PHASES or row.started_at is None or not packs:
+        return None
+    took = [pack.ended_at - pack.leased_at for pack in packs if pack.ended_at and pack.leased_at]
+    one = sum(took) / len(took) if took else row.expected_cpu_s / len(packs)
+    if not one:
+        return None
+    held = [pack for pack in packs if pack.owner and pack.ended_at is None and pack.leased_at]
+    waiting = sum(1 for pack in packs if pack.owner is None and pack.ended_at is None)
+    left = sum(max(0.0, one - (now - (pack.leased_at or now))) for pack in held)
+    return (left + waiting * one) / max(1, len(held))

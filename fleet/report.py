@@ -1,0 +1,289 @@
+"""Writes a launch's report and its JSON result from the ledger and the score files.
+
+Everything is read from disk, so the report of any past launch can be written again. Knows the
+fields of `stats.report`, no statistics of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fleet.errors import NotFoundError
+from fleet.ledger.files import write_durably
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import RunRow, Timing
+from fleet.settings import RunPaths
+from fleet.states import RunState
+from fleet.stats_actor import read_scores
+from fleet.verdicts import verdict_digest
+from missions.spec import MissionSpec
+from stats.report import Extra, Failure, MissionInfo, ReportContext, write_report
+from stats.report.html import measured_sentence
+from stats.scores import ScoreTable
+from stats.verdict import MissionVerdict
+
+
+def write(paths: RunPaths, *, wall_time_s: float | None = None) -> tuple[Path, dict[str, Any]]:
+    """Writes `report/index.html` and `result.json`; returns the page and the result.
+
+    Raises:
+        NotFoundError: the launch has no verdicts (it runs still, or was stopped).
+    """
+    with LedgerReader(paths.ledger) as reader:
+        verdicts = [
+            MissionVerdict.from_dict(decision.body)
+            for decision in reader.decisions()
+            if decision.kind == "verdict"
+        ]
+        if not verdicts:
+            raise NotFoundError(
+                f"Run {paths.run_id} has no verdicts: it was stopped, or runs still.",
+                go_on=f"python fleet.py status {paths.run_id}",
+            )
+        meta = reader.meta()
+        wall_s = wall_time_s if wall_time_s is not None else float(meta["wall_s"])
+        scores = {
+            row.mission: read_scores(
+                paths, [result.scores_file for result in reader.results(row.mission)]
+            )
+            for row in reader.missions()
+        }
+        context = _context(reader, meta, wall_s)
+        document = _document(reader, meta, verdicts, wall_s, paths)
+    scored: dict[str, ScoreTable] = {n: table for n, table in scores.items() if len(table)}
+    page = write_report(paths.report.parent, verdicts, scored, context)
+    content = json.dumps(document, indent=1, allow_nan=False).encode()
+    write_durably(paths.result, content)
+    return page, document
+
+
+def _context(reader: LedgerReader, meta: Mapping[str, Any], wall_s: float) -> ReportContext:
+    infos: dict[str, MissionInfo] = {}
+    extras: dict[str, list[Extra]] = {}
+    reads = [event.source for event in reader.events(limit=1_000_000) if "split read" in event.text]
+    runs = reader.runs()
+    for row in reader.missions():
+        spec = MissionSpec.model_validate_json(reader.spec_json(row.mission))
+        own = {run.run for run in runs if run.mission == row.mission}
+        infos[row.mission] = MissionInfo(
+            title=row.title,
+            claim=spec.claim,
+            spec_digest=row.spec_hash,
+            data_digest=row.data_digest or "",
+            tuning="none in this launch: the arms' settings are those of the mission file, frozen "
+            "by hash before any data existed",
+            test_reads=sum(1 for source in reads if source in own),
+        )
+        extras[row.mission] = [
+            *(_extra(plain) for plain in reader.extras(row.mission)),
+            _runs_table(reader, row.mission),
+        ]
+    timings = reader.timings()
+    notes = [f"verdict table digest {verdict_digest(_verdicts(reader))}"]
+    if meta.get("dirty"):
+        notes.append("The working tree held uncommitted changes: treat the figures as scratch.")
+    hardware = {str(key): str(value) for key, value in dict(meta["hardware"]).items()}
+    hardware["worker slots"] = str(meta["slots"])
+    hardware |= {f"time: {name}": f"{value:.1f} s" for name, value in _time(timings, meta).items()}
+    return ReportContext(
+        run_id=str(meta["run_id"]),
+        profile=str(meta["profile"]),
+        command=str(meta["command"]),
+        commit=str(meta["commit"]),
+        dirty=bool(meta["dirty"]),
+        wall_time_s=wall_s,
+        created=str(meta["created"]),
+        hardware=hardware,
+        versions={str(key): str(value) for key, value in dict(meta["versions"]).items()},
+        missions=infos,
+        extras=extras,
+        failures=_failures(reader, runs),
+        notes=notes,
+    )
+
+
+def _verdicts(reader: LedgerReader) -> list[dict[str, Any]]:
+    return [decision.body for decision in reader.decisions() if decision.kind == "verdict"]
+
+
+def _extra(plain: Mapping[str, Any]) -> Extra:
+    if plain["is"] == "table":
+        return Extra(
+            title=plain["title"],
+            caption=plain["caption"],
+            columns=tuple(plain["columns"]),
+            rows=tuple(tuple(row) for row in plain["rows"]),
+        )
+    return Extra(
+        title=plain["title"],
+        caption=plain["caption"],
+        lines={label: (tuple(xs), tuple(ys)) for label, (xs, ys) in plain["lines"].items()},
+        x_label=plain["x_label"],
+        y_label=plain["y_label"],
+        log2_x=bool(plain["log2_x"]),
+    )
+
+
+def _runs_table(reader: LedgerReader, mission: str) -> Extra:
+    """Diagnostics of every run, as its artifact recorded them."""
+    figures = {(row.arm, row.seed): json.loads(row.figures_json) for row in reader.results(mission)}
+    names = sorted({name for values in figures.values() for name in values})
+    rows = [
+        (arm, seed, *(_show(values.get(name)) for name in names))
+        for (arm, seed), values in sorted(figures.items())
+    ]
+    return Extra(
+        title="Runs and their diagnostics",
+        caption="One row a run; figures as its artifact recorded them, empty where it has none.",
+        columns=("arm", "seed", *names),
+        rows=rows,
+    )
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}"
+
+
+def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
+    found = [
+        Failure(
+            mission=run.mission,
+            arm=run.arm,
+            seed=run.seed,
+            error=run.reason or f"left {run.state}",
+            resolved=False,
+        )
+        for run in runs
+        if run.state is not RunState.DONE
+    ]
+    packs = {pack.pack: pack for pack in reader.packs()}
+    for event in reader.events(level="warning", limit=100_000):
+        pack = packs.get(event.source)
+        if pack is not None:
+            open_runs = any(
+                run.pack == pack.pack and run.state is not RunState.DONE for run in runs
+            )
+            found.append(
+                Failure(
+                    mission=pack.mission,
+                    arm="(pack)",
+                    seed=pack.seed,
+                    error=event.text,
+                    resolved=not open_runs,
+                )
+            )
+    for level in ("error", "alarm"):
+        known = {run.run for run in runs if run.state is not RunState.DONE}
+        found += [
+            Failure(
+                mission=event.source,
+                arm="",
+                seed=None,
+                error=event.text.splitlines()[0],
+                resolved=False,
+            )
+            for event in reader.events(level=level)
+            if event.source not in known
+        ]
+    return found
+
+
+def _document(
+    reader: LedgerReader,
+    meta: Mapping[str, Any],
+    verdicts: list[MissionVerdict],
+    wall_s: float,
+    paths: RunPaths,
+) -> dict[str, Any]:
+    """The result as one JSON document."""
+    timings = reader.timings()
+    runs = reader.runs()
+    by_name = {verdict.mission: verdict for verdict in verdicts}
+    rows = []
+    for row in sorted(reader.missions(), key=lambda item: item.mission):
+        verdict = by_name[row.mission]
+        own = [run for run in runs if run.mission == row.mission]
+        wall = (row.ended_at or 0) - (row.started_at or 0)
+        rows.append(
+            {
+                "mission": row.mission,
+                "title": row.title,
+                "verdict": verdict.verdict,
+                "reasons": list(verdict.reasons),
+                "measured": measured_sentence(verdict),
+                "p_value": verdict.p_value,
+                "p_bh": verdict.family.p_bh if verdict.family else None,
+                "done": sum(run.state is RunState.DONE for run in own),
+                "runs": len(own),
+                "wall_s": wall,
+                "cpu_s": _cpu(timings, row.mission),
+                "startup_s": max(
+                    (t.wall_s for t in timings if (t.mission, t.stage) == (row.mission, "startup")),
+                    default=0.0,
+                ),
+                "stages": _stages(timings, row.mission),
+                "spec_hash": row.spec_hash,
+                "data_digest": row.data_digest,
+                "scores_digest": verdict.scores_digest,
+                "error": row.error,
+            }
+        )
+    return {
+        "run_id": meta["run_id"],
+        "profile": meta["profile"],
+        "command": meta["command"],
+        "commit": meta["commit"],
+        "dirty": meta["dirty"],
+        "code_version": meta["code_version"],
+        "created": meta["created"],
+        "missions": rows,
+        "failures": [
+            {"run": run.run, "state": run.state.value, "error": run.reason}
+            for run in runs
+            if run.state is not RunState.DONE
+        ],
+        "verdict_digest": verdict_digest([verdict.to_dict() for verdict in verdicts]),
+        "time": {"wall_s": wall_s, **_time(timings, meta)},
+        "hardware": meta["hardware"],
+        "versions": meta["versions"],
+        "report": str(paths.report),
+        "scores": str(paths.report.parent / "scores"),
+        "ledger": str(paths.ledger),
+    }
+
+
+WORK_STAGES = ("prepare", "train", "evaluate", "extras")
+"""Stages of a worker; `base` lies inside `prepare` or `train`."""
+
+
+def _stages(timings: list[Timing], mission: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for timing in timings:
+        if timing.mission == mission and timing.stage != "job":
+            stage = found.setdefault(timing.stage, {"wall_s": 0.0, "cpu_s": 0.0})
+            stage["wall_s"] += timing.wall_s
+            stage["cpu_s"] += timing.cpu_s
+    return found
+
+
+def _cpu(timings: list[Timing], mission: str) -> float:
+    return sum(t.cpu_s for t in timings if t.mission == mission and t.stage in WORK_STAGES)
+
+
+def _time(timings: list[Timing], meta: Mapping[str, Any]) -> dict[str, float]:
+    """Where a launch's time went, in seconds."""
+    startups = [t for t in timings if t.stage == "startup" and t.mission]
+    work = [t for t in timings if t.stage in WORK_STAGES]
+    return {
+        "ray_startup_s": float(meta.get("session", {}).get("ray_startup_s", 0.0)),
+        "first_worker_startup_s": min((t.wall_s for t in startups), default=0.0),
+        "worker_startup_cpu_s": sum(t.cpu_s for t in startups),
+        "worker_cpu_s": sum(t.cpu_s for t in work),
+        "worker_wall_s": sum(t.wall_s for t in work),
+        "judge_s": sum(t.wall_s for t in timings if t.stage == "judge"),
+    }
