@@ -8,6 +8,7 @@ from bem.checkpoint import load_adapter, save_adapter
 from bem.data import encode
 from bem.evaluate import teacher_forced_exact_match
 from bem.injection import AdapterHost
+from missions.base_model import check_floor
 from missions.living_model.data import (
     Dataset,
     Item,
@@ -42,6 +43,7 @@ from stats.costs import ArmCost
 from stats.scores import ScoreTable
 
 _DATA = "living_model.json"
+_FLOOR_ITEMS = 100
 
 
 class LivingModel(Mission):
@@ -54,6 +56,10 @@ class LivingModel(Mission):
         params = _params(spec)
         for arm in spec.arms:
             _arm_params(spec, arm)
+        if spec.base_floor:
+            check_floor(
+                ctx.base(), spec.base_floor, needed_by=f"mission {spec.id}", num_items=_FLOOR_ITEMS
+            )
         dataset = make_dataset(
             spec.data_seed,
             num_train=spec.examples.train,
