@@ -88,6 +88,7 @@ class AdapterHost(nn.Module):
 
     def attach(self, name: str, adapter: Adapter) -> Adapter:
         """Put a built adapter on this base."""
+        self._require_attached()
         if not name or "." in name or name in self.adapters:
             raise InvalidInputError(
                 f"Adapter name '{name}' is empty, has a dot or is taken. "
@@ -172,6 +173,7 @@ class AdapterHost(nn.Module):
         **kwargs: Any,
     ) -> Any:
         """The base's output with the acting adapters; `kwargs` go to the base."""
+        self._require_attached()
         scope = contextlib.nullcontext() if routing is None else self.routing(routing)
         kwargs.setdefault("use_cache", "past_key_values" in kwargs)
         with scope:
@@ -186,6 +188,7 @@ class AdapterHost(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """Last hidden states (B, T, D), normed, without the output head."""
+        self._require_attached()
         scope = contextlib.nullcontext() if routing is None else self.routing(routing)
         kwargs.setdefault("use_cache", "past_key_values" in kwargs)
         with scope:
@@ -356,6 +359,10 @@ class AdapterHost(nn.Module):
         return contextlib.nullcontext(), recomputation()
 
     # --- small parts ----------------------------------------------------------------------------
+
+    def _require_attached(self) -> None:
+        if self._detached:
+            raise InvalidInputError("This AdapterHost is detached: its adapters no longer act.")
 
     def _wrap(self, path: str) -> AdaptedLinear:
         wrapper = AdaptedLinear(self.model.get_submodule(path))

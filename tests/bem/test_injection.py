@@ -72,6 +72,8 @@ def test_one_host_a_base(llama: BaseModel) -> None:
         assert host.model.get_submodule(host["a"].sites[0].name) is not None
     with AdapterHost(llama) as second:
         host.detach()  # nothing twice: the second host stays
+        with pytest.raises(InvalidInputError, match="is detached"):
+            host(IDS_BT)
         assert llama.hosted
         second.add("a", make_config("lora"), generator=torch.Generator().manual_seed(0))
     assert not llama.hosted
