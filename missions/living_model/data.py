@@ -20,9 +20,10 @@ from bem.data import Example
 from missions.data.names import sample_names
 from missions.data.splits import Split, leak_check
 from missions.living_model.formats import (
-    CUED_LAYOUT,
-    HOME_LAYOUT,
+    CUED_DOMAIN,
+    HOME,
     TOOLS,
+    Domain,
     Injection,
     known_formats,
     request,
@@ -71,9 +72,14 @@ def to_examples(items: Sequence[Item]) -> list[Example]:
     ]
 
 
-def _values(rng: np.random.Generator, split: Split) -> tuple[dict[str, str], tuple[str, ...]]:
-    names = sample_names(rng, split, 2)
-    return {"a": names[0], "b": names[1], "n": str(int(rng.integers(10, 100)))}, names
+def _values(
+    rng: np.random.Generator, split: Split, domain: Domain
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Role -> value, and the names among the values."""
+    names = sample_names(rng, split, 1 if domain.words else 2)
+    words = domain.words or names[1:]
+    word = words[int(rng.integers(len(words)))]
+    return {"a": names[0], "b": word, "n": str(int(rng.integers(10, 100)))}, names
 
 
 def _item(
@@ -85,22 +91,22 @@ def _item(
     time_after: frozenset[Injection],
 ) -> Item:
     """One item of a tool (or of a cue, where `tag` is none), after these injections."""
-    values, names = _values(rng, split)
     formats = known_formats()
     tool = next((tool for tool in TOOLS if tool.word == tag), None)
     injected = False
     if tool is None:
-        layout = CUED_LAYOUT if rng.random() < 0.5 else HOME_LAYOUT
+        domain = CUED_DOMAIN if rng.random() < 0.5 else HOME
         form, part = formats[tag], CUED
     else:
-        form, layout, part = tool.format, HOME_LAYOUT, tool.behaviour
+        form, domain, part = tool.format, HOME, tool.behaviour
         if tool.change is not None and tool.change.injection in time_after:
-            form, layout, injected = tool.change.format, tool.change.layout, True
+            form, domain, injected = tool.change.format, tool.change.domain, True
+    values, names = _values(rng, split, domain)
     target = form.render(values)
     others = (other.render(values) for other in formats.values())
     return Item(
         id=item_id,
-        prompt=request(tag, values, layout),
+        prompt=request(tag, values, domain.layout),
         target=target,
         wrong=tuple(text for text in others if text != target),
         tag=tag,
@@ -123,7 +129,7 @@ def _unique(items: Iterable[Item], count: int, taken: set[str]) -> tuple[Item, .
 
 
 def make_family(rng: np.random.Generator, split: Split, count: int, name: str) -> tuple[Item, ...]:
-    """The initial family: half cued formats (two layouts), half tools with their first format."""
+    """The initial family: half cued formats (two domains), half tools with their first format."""
     cues = tuple(known_formats())
     words = tuple(tool.word for tool in TOOLS)
 

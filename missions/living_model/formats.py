@@ -1,8 +1,8 @@
-"""The behaviours of mission B: how two names and a number are to be written out.
+"""The behaviours of mission B: how a name, a word and a number are to be written out.
 
-A format is an order of the three arguments and a separator. A layout is the order in which a
-request lists them. The initial family cues known formats by two words; tools have a format of
-their own that the prompt does not tell. Plain data and pure functions.
+A format is an order of the three arguments and a separator. A domain says in which order a request
+lists them and what the word is. The initial family cues known formats by two words; tools have a
+format of their own that the prompt does not tell. Plain data and pure functions.
 """
 
 from __future__ import annotations
@@ -11,20 +11,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from missions.data.lexicon import COLORS, JOBS
+
 Injection = Literal["signature", "format", "domain"]
 Novelty = Literal["known", "novel"]
 INJECTIONS: tuple[Injection, ...] = ("signature", "format", "domain")
 
-#: Roles: a and b are names, n is the number. Cue word -> order of the answer.
+#: Roles: a is a name, b a word, n a number. Cue word -> order of the answer.
 KNOWN_ORDERS: Mapping[str, str] = {"plain": "abn", "swap": "ban", "front": "nab"}
 #: Cue word -> separator of the answer.
 KNOWN_SEPARATORS: Mapping[str, str] = {"comma": ", ", "pipe": " | ", "slash": " / "}
 NOVEL_ORDER = "nba"
 NOVEL_SEPARATOR = " -> "
 
-#: Order in which a request lists its arguments. Tools start with the home layout; the second one
-#: occurs in the initial family under cues only, the third nowhere before its injection.
-HOME_LAYOUT, CUED_LAYOUT, NOVEL_LAYOUT = "abn", "nab", "bna"
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """Where requests come from: the order in which they list arguments, and what b is."""
+
+    layout: str
+    words: tuple[str, ...]
+    """The closed words that b is drawn from; empty: b is a name as well."""
+
+
+#: Tools start at home; the cued domain occurs in the initial family under cues only, the novel one
+#: nowhere before its injection.
+HOME = Domain(layout="abn", words=COLORS)
+CUED_DOMAIN = Domain(layout="nab", words=JOBS)
+NOVEL_DOMAIN = Domain(layout="bna", words=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +60,7 @@ class Change:
     injection: Injection
     novelty: Novelty
     format: Format
-    layout: str = HOME_LAYOUT
+    domain: Domain = HOME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +87,13 @@ def _tools() -> tuple[Tool, ...]:
         novelty: Novelty,
         order: str,
         separator: str,
-        layout: str = HOME_LAYOUT,
+        domain: Domain = HOME,
     ) -> Change:
         return Change(
             injection=injection,
             novelty=novelty,
             format=Format(order=order, separator=separator),
-            layout=layout,
+            domain=domain,
         )
 
     return (
@@ -106,12 +120,12 @@ def _tools() -> tuple[Tool, ...]:
         Tool(
             word="call",
             format=_known("swap", "comma"),
-            change=change("domain", "known", "ban", ", ", CUED_LAYOUT),
+            change=change("domain", "known", "ban", ", ", CUED_DOMAIN),
         ),
         Tool(
             word="lend",
             format=_known("plain", "pipe"),
-            change=change("domain", "novel", "abn", " | ", NOVEL_LAYOUT),
+            change=change("domain", "novel", "abn", " | ", NOVEL_DOMAIN),
         ),
         Tool(word="hire", format=_known("front", "slash")),
     )
@@ -130,6 +144,6 @@ def known_formats() -> Mapping[str, Format]:
     }
 
 
-def request(tag: str, values: Mapping[str, str], layout: str = HOME_LAYOUT) -> str:
-    """The prompt: `send: kamir; dola; 34` and the newline that closes it."""
+def request(tag: str, values: Mapping[str, str], layout: str = HOME.layout) -> str:
+    """The prompt: `send: kamir; red; 34` and the newline that closes it."""
     return f"{tag}: {'; '.join(values[role] for role in layout)}\n"

@@ -13,8 +13,8 @@ from missions.living_model import data
 from missions.living_model.data import Dataset, Item
 from missions.living_model.formats import (
     BEHAVIOURS,
-    CUED_LAYOUT,
-    HOME_LAYOUT,
+    CUED_DOMAIN,
+    HOME,
     KNOWN_ORDERS,
     KNOWN_SEPARATORS,
     TOOLS,
@@ -43,10 +43,10 @@ DATASET = _dataset()
 
 
 def test_rendering_by_hand() -> None:
-    values = {"a": "kamir", "b": "dola", "n": "34"}
-    assert Format(order="nba", separator=" -> ").render(values) == "34 -> dola -> kamir"
-    assert request("send", values) == "send: kamir; dola; 34\n"
-    assert request("swap pipe", values, "nab") == "swap pipe: 34; kamir; dola\n"
+    values = {"a": "kamir", "b": "red", "n": "34"}
+    assert Format(order="nba", separator=" -> ").render(values) == "34 -> red -> kamir"
+    assert request("send", values) == "send: kamir; red; 34\n"
+    assert request("swap pipe", values, "nab") == "swap pipe: 34; kamir; red\n"
 
 
 def test_known_changes_stand_in_the_initial_family_and_novel_ones_do_not() -> None:
@@ -57,10 +57,10 @@ def test_known_changes_stand_in_the_initial_family_and_novel_ones_do_not() -> No
         if tool.change is None:
             continue
         new = (tool.change.format.order, tool.change.format.separator)
-        layout = tool.change.layout
-        known = new in family and layout in (HOME_LAYOUT, CUED_LAYOUT)
+        domain = tool.change.domain
+        known = new in family and domain in (HOME, CUED_DOMAIN)
         assert known == (tool.change.novelty == "known")
-        changed = new != (tool.format.order, tool.format.separator) or layout != HOME_LAYOUT
+        changed = new != (tool.format.order, tool.format.separator) or domain != HOME
         assert changed
     assert Counter(name.rpartition("_")[2] for name in BEHAVIOURS) == {"known": 3, "novel": 3}
 
@@ -76,8 +76,8 @@ def _expected(item: Item, at: int) -> str:
         form = known_formats()[tag]
     elif tool.change is not None and at >= INJECTIONS[tool.change.injection]:
         form = tool.change.format
-        if tool.change.layout == "bna":
-            a, b = b, a
+        if tool.change.novelty == "novel" and tool.change.injection == "domain":
+            a, b = b, a  # the novel domain lists the second name first
     else:
         form = tool.format
     values = {"a": a, "b": b, "n": number}
