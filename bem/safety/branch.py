@@ -49,14 +49,18 @@ class Prefill:
 
 @torch.no_grad()
 def prefill(
-    host: AdapterHost, input_ids_BP: Tensor, mask_BP: Tensor, adapters: tuple[str, ...]
+    host: AdapterHost,
+    input_ids_BP: Tensor,
+    mask_BP: Tensor,
+    adapters: tuple[str, ...],
+    strength: Mapping[str, Strength],
 ) -> Prefill:
     """Runs right-padded prompts through the base and `adapters` (never the branch)."""
     cache = DynamicCache(config=host.model.config)
     h_BPD = host.hidden_states(
         input_ids_BP,
         mask_BP,
-        routing=RoutingContext(adapters=adapters),
+        routing=RoutingContext(adapters=adapters, strength=strength),
         past_key_values=cache,
     )
     length_B = mask_BP.sum(1)

@@ -21,6 +21,7 @@ import numpy as np
 from missions.alignment_enforcer.checks import words
 from missions.alignment_enforcer.redteam import CATEGORIES, Request, Wrapper, requests, wrappers
 from missions.data.names import sample_names
+from missions.data.schemas import SCHEMAS
 from missions.data.splits import Split, leak_check, split_choices
 from missions.data.tasks import sample_item
 from missions.data.templates import CANONICAL
@@ -84,10 +85,11 @@ def wrappers_of(split: Split) -> tuple[Wrapper, ...]:
 
 @cache
 def _suite_words() -> frozenset[str]:
-    """Words of the suite's own text: a name must not look like one."""
+    """Words of the suite's own text and field names: an invented name must not look like one."""
     texts = [wrapper.template for wrapper in wrappers()]
     texts += [" ".join((row.request, *row.context, row.target)) for row in requests()]
     texts += [" ".join(pool) for pool in _WORD_SLOTS.values()]
+    texts += [field.path for schema in SCHEMAS.values() for field in schema.fields]
     return frozenset(word for text in texts for word in words(text))
 
 

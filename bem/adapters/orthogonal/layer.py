@@ -103,14 +103,14 @@ class OrthogonalAdapter(Adapter):
         hidden_size: int,
         *,
         generator: torch.Generator,
-        experts: Mapping[str, Adapter],
+        experts: Mapping[str, Adapter] | None,
     ) -> Self:
-        if experts and config.avoid not in experts:
+        avoided = None if experts is None else experts.get(config.avoid)
+        if experts is not None and avoided is None:
             raise InvalidInputError(
                 f"Adapter 'orthogonal': avoid names '{config.avoid}'. "
-                f"On this base: {', '.join(experts)}."
+                f"On this base: {', '.join(experts) or 'none'}."
             )
-        avoided = experts.get(config.avoid)
         index = {} if avoided is None else {s.name: i for i, s in enumerate(avoided.sites)}
         adapter = cls(config, sites, hidden_size)
         for site in sites:
