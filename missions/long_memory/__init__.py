@@ -1,0 +1,1 @@
+"""Mission E: recall over long streams with a memory of fixed size."""
