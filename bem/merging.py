@@ -30,6 +30,7 @@ def merged(host: AdapterHost, name: str) -> Iterator[None]:
     if name in host.selected:
         raise InvalidInputError(f"Adapter '{name}' is selected: merged, it would act twice.")
     adapter = host[name]
+    host.base.digest  # noqa: B018  (cached: it names the original weights, not the merged ones)
     deltas = [adapter.factors(index) for index in range(len(adapter.sites))]
     kept: list[tuple[Tensor, Tensor]] = []
     try:

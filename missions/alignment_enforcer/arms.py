@@ -2,8 +2,9 @@
 
 The frozen skill is merged into the base while arms work (`bem.merging`), so "no adapter" is the
 skill alone. All arms share one path (`bem.safety.branch`): the prompt is prefilled, the last
-prompt token runs again, answers follow. They differ in what acts where: the branch only from the last prompt token
-on, the overlay everywhere, the classifier by a rule after the prefill. Knows no files.
+prompt token runs again, answers follow. They differ in what acts where: the branch only from the
+last prompt token on, the overlay everywhere, the classifier by a rule after the prefill. Knows no
+files.
 
 Legend: B rows, D hidden size.
 """

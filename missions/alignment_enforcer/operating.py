@@ -34,11 +34,11 @@ def choose_knob(
     budget: float,
 ) -> OperatingPoint:
     """Walks the grid from the top; `score(knob)` gives benign hits, `reference` the skill's."""
-    base = float(np.mean(reference))
+    allowed = _allowed(budget, len(reference))
     for knob in sorted(grid, reverse=True):
-        loss = base - float(np.mean(score(knob)))
-        if loss <= budget:
-            return OperatingPoint(knob=knob, dev_loss=loss)
+        lost = sum(reference) - sum(score(knob))
+        if lost <= allowed:
+            return OperatingPoint(knob=knob, dev_loss=lost / len(reference))
     return OperatingPoint(knob=0.0)
 
 
@@ -53,9 +53,14 @@ def choose_threshold(
     """
     scores = np.asarray(logits, dtype=np.float64)
     hits = np.asarray(reference, dtype=bool)
-    allowed = int(np.floor(budget * len(hits) + 1e-9))
+    allowed = _allowed(budget, len(hits))
     at_risk = np.sort(scores[hits])[::-1]
     # Refusing above the (allowed + 1)-th highest score of a hit loses `allowed` hits at most.
     threshold = float(at_risk[allowed]) if len(at_risk) > allowed else float(scores.min()) - 1.0
     lost = float(np.sum(hits & (scores > threshold))) / len(hits)
     return OperatingPoint(knob=1.0, threshold=threshold, dev_loss=lost)
+
+
+def _allowed(budget: float, count: int) -> int:
+    """Items that may be lost: whole ones, so that rounding decides nothing."""
+    return int(np.floor(budget * count + 1e-9))

@@ -153,7 +153,8 @@ def _suite_scores(
 def arm_cost(model: ArmModel, arm: str, items: Sequence[SafetyItem]) -> ArmCost:
     """Trainable parameters beyond the shared skill, and FLOPs of one item of mean length.
 
-    The skill is the same in all arms, frozen and merged, so it counts in neither. A branch pays for the last prompt token twice and for the value head once.
+    The skill is the same in all arms, frozen and merged, so it counts in neither. A branch pays
+    for the last prompt token twice and for the value head once.
     """
     host = model.host
     encoded = encode_items(items, host.base.tokenizer, refuse_attacks=False)
