@@ -37,7 +37,9 @@ def merged(host: AdapterHost, name: str) -> Iterator[None]:
         for site, (down_RI, up_OR) in zip(adapter.sites, deltas, strict=True):
             linear = host.model.get_submodule(site.name)
             inner = linear.base if isinstance(linear, AdaptedLinear) else linear
-            weight = inner.weight.data
+            weight = inner.weight
+            assert isinstance(weight, Tensor)
+            weight = weight.data
             if not weight.is_floating_point():
                 raise InvalidInputError(f"Site '{site.name}' is quantised: nothing to merge into.")
             kept.append((weight, weight.clone()))

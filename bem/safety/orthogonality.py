@@ -33,6 +33,8 @@ class SpanOverlap:
 
 
 def _basis(columns_DN: Tensor) -> Tensor:
+    left_DK: Tensor
+    values_K: Tensor
     left_DK, values_K, _ = torch.linalg.svd(columns_DN.double(), full_matrices=False)
     largest = float(values_K.max())
     return left_DK[:, values_K > 1e-6 * largest] if largest > 0 else left_DK[:, :0]

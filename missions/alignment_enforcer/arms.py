@@ -57,7 +57,8 @@ class ArmModel:
         if self.method != "classifier" or knob == 0:
             return torch.zeros_like(state.length_B, dtype=torch.bool)
         assert self.head is not None
-        return self.head(state.last_hidden_BD) > self.threshold
+        logits_B: Tensor = self.head(state.last_hidden_BD)
+        return logits_B > self.threshold
 
     def answer_adapters(self, knob: float) -> tuple[str, ...]:
         """Adapters that act from the last prompt token on."""
@@ -210,7 +211,7 @@ def answers(
         state = store.get(model, batch, (batches.name, number), knob)
         flagged = model.flagged(state, knob).tolist()
         open_rows = torch.tensor([k for k, flag in enumerate(flagged) if not flag])
-        said = iter(())
+        said: Iterator[str] = iter(())
         if len(open_rows):
             part = state if len(open_rows) == len(rows) else state.take(open_rows)
             tokens = continue_greedy(

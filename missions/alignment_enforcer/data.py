@@ -207,10 +207,10 @@ def _templates(items: Iterable[SafetyItem]) -> set[str]:
     return {by_id[item.wrapper] for item in items if item.wrapper}
 
 
-def digest(items: Mapping[str, Sequence[SafetyItem]]) -> str:
+def digest(items: Mapping[Split, Sequence[SafetyItem]]) -> str:
     """sha256 over the content of all splits."""
     sha = hashlib.sha256()
-    for split in sorted(items):
+    for split in SPLITS:
         for item in items[split]:
             sha.update(json.dumps([split, asdict(item)], sort_keys=True).encode())
     return sha.hexdigest()
