@@ -19,7 +19,7 @@ from typing import Any
 from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import JobThread, start_job
+from fleet.mission_job import MAX_FAILURES, JobThread, start_job
 from fleet.plan import CampaignPlan, MissionWork
 from fleet.policies import Job, Load, Node, admit, place, preflight, reinforce
 from fleet.ray_session import RaySession, ray_session
@@ -215,6 +215,7 @@ class _Campaign:
         self._ledger.timing("", "judge", "family", time.monotonic() - started, 0.0)
         self._ledger.call("set_meta", "wall_s", wall_s)
         self._ledger.call("checkpoint")
+        self._ledger.call("close")
         with LedgerReader(self._settings.paths.ledger) as reader:
             counts = reader.counts()
         failed = tuple(
@@ -310,6 +311,8 @@ class _Campaign:
             if mission.over or not mission.jobs or any(not job.ended for job in mission.jobs):
                 continue
             if mission.verdict_ref is None:
+                if self._goes_on(reader, name, mission):
+                    continue
                 self._settle(reader, name, mission)
                 self._ledger.set_phase(name, "judging")
                 mission.verdict_ref = self._stats.judge.options(name=f"judge {name}").remote(name)
@@ -331,6 +334,15 @@ class _Campaign:
             reason = f"the worker group failed: {lines[-1]}"
             self._ledger.event("error", name, f"{reason}\n{job.error}")
         self._ledger.call("end_job", job.name, reason)
+
+    def _goes_on(self, reader: LedgerReader, name: str, mission: _Mission) -> bool:
+        """A worker that lost its lease leaves without an error; its queue needs a new group."""
+        open_packs = [pack for pack in reader.packs(name) if pack.ended_at is None]
+        if not open_packs or mission.jobs[-1].error or len(mission.jobs) > MAX_FAILURES:
+            return False
+        self._ledger.event("warning", name, f"{len(open_packs)} packs are open: a new worker group")
+        self._start(mission, mission.work.job)
+        return True
 
     def _settle(self, reader: LedgerReader, name: str, mission: _Mission) -> None:
         """Runs that nobody will take up again become failures with a reason."""

@@ -5,12 +5,14 @@ Holds the order of the steps and what the user reads; each step lives elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from fleet.plan import CampaignPlan, arms_by_mission, plan_campaign, select_arms
 from fleet.settings import LaunchSettings, RunPaths, check_run_id
 from missions.spec import PROFILES, MissionSpec
 from missions.spec_errors import suggest
+
+CATALOG = "missions.registry"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,10 @@ class Order:
     address: str | None
     cpus: int
     runs_dir: Path
+    catalog: str = CATALOG
+    """Where missions come from; no command offers another one."""
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the workers beside our own."""
 
 
 def carry_out(order: Order) -> int:
@@ -68,6 +76,8 @@ def carry_out(order: Order) -> int:
         command=reproduce_command(order),
         cpus=preflight.default_cpus(order.cpus),
         address=order.address,
+        catalog=order.catalog,
+        worker_env=order.worker_env,
     )
     if order.address is None:
         preflight.check_resources(plan, preflight.this_machine(settings.cpus))
@@ -80,13 +90,13 @@ def carry_out(order: Order) -> int:
     return _run(plan, settings, order, started=started, base_figures=figures)
 
 
-def resolve(order: Order, *, catalog: str = "missions.registry") -> list[MissionSpec]:
+def resolve(order: Order) -> list[MissionSpec]:
     """The specifications that an order asks for, arms selected."""
-    chosen = choose(order.missions)
+    chosen = choose(order.missions) if order.catalog == CATALOG else order.missions
     specs = {
         spec.id: spec
         for spec in resolve_all(
-            chosen, profile=order.profile, overrides=order.overrides, catalog=catalog
+            chosen, profile=order.profile, overrides=order.overrides, catalog=order.catalog
         )
     }
     for mission, arms in arms_by_mission(order.arms, specs).items():
@@ -148,7 +158,7 @@ def _run(
 
     meta = {**launch_facts(settings), "base_figures": base_figures}
     try:
-        with progress() as show:
+        with progress() as show, _driver_log(paths):
             result = run_campaign(
                 plan,
                 settings,
@@ -187,6 +197,17 @@ def _run(
     return 0
 
 
+@contextlib.contextmanager
+def _driver_log(paths: RunPaths) -> Iterator[None]:
+    """Ray prints to the driver's stdout, which belongs to `--json`: it goes to a file instead."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    with (
+        (paths.logs / "driver.log").open("a", encoding="utf-8") as stream,
+        contextlib.redirect_stdout(stream),
+    ):
+        yield
+
+
 def _show_plan(plan: CampaignPlan, order: Order) -> int:
     from fleet.monitor.plan_table import plan_document, print_plan
     from fleet.preflight import default_cpus, this_machine
@@ -202,8 +223,6 @@ def _show_plan(plan: CampaignPlan, order: Order) -> int:
 
 def _remove_if_empty(folder: Path) -> None:
     """A launch that ended before its ledger was made leaves its run id free."""
-    left: Sequence[Path] = [path for path in folder.rglob("*") if path.is_file()]
+    left = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     if not left:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir()
-        folder.rmdir()
+        shutil.rmtree(folder)

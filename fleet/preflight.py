@@ -92,7 +92,13 @@ def _check_folder(base: str, users: Sequence[MissionSpec]) -> None:
 
 def _bundled(floors: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     from missions.base_model import BaseBelowFloorError, BaseSkills, verify_bundle
+    from missions.base_model.bundle import MANIFEST
 
+    if not MANIFEST.is_file():
+        raise UnfitEnvironmentError(
+            f"The bundled base model is missing ({MANIFEST}).",
+            go_on="install the package again, or launch with --set base_model=<folder>",
+        )
     verify_bundle()
     manifest = BaseSkills.read()
     found: dict[str, float] = {}

@@ -23,6 +23,7 @@ from fleet.settings import LaunchSettings
 
 MAX_LOG_BYTES = 2 << 20
 """Of each Ray log file that is kept."""
+_KEPT_LOGS = ("worker-", "raylet", "gcs_server", "dashboard.log")
 _TRAIN_ENVIRONMENT = {
     # report() and the end of a loop are seen at the next poll (2 s by default).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -166,12 +167,14 @@ def _nodes(ray: Any) -> tuple[Node, ...]:
 def _keep_logs(folder: Path, target: Path) -> None:
     """Copies what Ray's processes said (the end of each file) and removes the session's folder."""
     for source in sorted(folder.glob("session_2*/logs/*")):
-        wanted = source.suffix in (".out", ".err", ".log") and source.is_file()
-        size = source.stat().st_size if wanted else 0
-        if not size:
+        if not source.is_file() or not source.name.startswith(_KEPT_LOGS):
+            continue
+        with source.open("rb") as stream:
+            stream.seek(max(0, source.stat().st_size - MAX_LOG_BYTES))
+            content = stream.read()
+        # Lines such as `:job_id:01000000` mark who writes; a file of nothing else says nothing.
+        if all(line.startswith(b":") for line in content.splitlines()):
             continue
         target.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as stream:
-            stream.seek(max(0, size - MAX_LOG_BYTES))
-            (target / source.name).write_bytes(stream.read())
+        (target / source.name).write_bytes(content)
     shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
     """One line about the first problem, with the count of the others."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelt key is both unknown and missing; the unknown one says what to mend.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = tuple(first["loc"])
     where = ".".join(str(part) for part in location) or "(document)"
     if first["type"] == "extra_forbidden":

@@ -25,7 +25,9 @@ def progress() -> Iterator[Callable[[Snapshot], None]]:
     if not console.is_terminal:
         yield _Lines(console)
         return
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(
+        console=console, auto_refresh=False, vertical_overflow="crop", redirect_stdout=False
+    ) as live:
         yield _Redraw(console, live)
 
 

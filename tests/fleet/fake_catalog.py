@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from missions.errors import UnknownMissionError
@@ -30,7 +32,7 @@ from missions.protocol import (
     Split,
 )
 from missions.seeding import numpy_generator
-from missions.spec import MissionSpec, parse_spec
+from missions.spec import MissionSpec, load_spec, parse_spec
 from stats.scores import ScoreTable
 from stats.verdict import ArmCost
 
@@ -178,6 +180,16 @@ def document(mission_id: str, **params: Any) -> dict[str, Any]:
         "parity": {"pairs": [["treated", "plain"]]},
         "resources": {"memory_mib": 256, "expected_cpu_s": 2.0},
     }
+
+
+def resolve(
+    mission_id: str, *, profile: str = "laptop", overrides: tuple[str, ...] = ()
+) -> MissionSpec:
+    """Like `missions.registry.resolve`; `--set` works as it does there."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mission.yaml"
+        path.write_text(yaml.safe_dump(document(mission_id)))
+        return load_spec(path, overrides=overrides)
 
 
 def fake_spec(mission_id: str = "F1", **params: Any) -> MissionSpec:

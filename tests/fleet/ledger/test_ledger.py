@@ -1,0 +1,364 @@
+"""The writer and the reader on a real file: leases, moves, keys, crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet.errors import IllegalMoveError, KeyConflictError, LedgerError, StorageError
+from fleet.ledger.database import open_reader
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import Point, RunResult
+from fleet.ledger.writer import Ledger
+from fleet.policies import Cause
+from fleet.states import RunState
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Any, make_plan: Callable[..., Any]) -> Iterator[Ledger]:
+    writer = Ledger(tmp_path / "ledger.sqlite", max_tries=2, clock=clock)
+    writer.record_plan(make_plan("F1", "F2"), {"command": "test"})
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def reader(ledger: Ledger, tmp_path: Path) -> Iterator[LedgerReader]:
+    with LedgerReader(tmp_path / "ledger.sqlite") as view:
+        yield view
+
+
+def begin(ledger: Ledger, attempt: str = "a1", *, job: str = "j", mission: str = "F1") -> None:
+    ledger.begin_attempt(attempt, mission=mission, job=job, rank=0, host="h", pid=1)
+
+
+def result(run: str, content: bytes = b"scores", digest: str = "d") -> RunResult:
+    return RunResult(
+        run=run,
+        scores_parquet=content,
+        scores_digest=digest,
+        scores_rows=3,
+        artifact="/x",
+        cost_json='{"arm": "treated"}',
+        figures_json="{}",
+    )
+
+
+def states(reader: LedgerReader, pack: str) -> set[RunState]:
+    return {row.state for row in reader.runs() if row.pack == pack}
+
+
+def test_the_plan_is_frozen_before_any_data(reader: LedgerReader) -> None:
+    frozen = reader.decisions()
+    assert [d.kind for d in frozen] == ["freeze", "freeze"]
+    assert frozen[0].body["spec_hash"] == reader.missions()[0].spec_hash
+    assert all(row.data_digest is None for row in reader.missions())
+    assert all(row.key is None and row.state is RunState.PLANNED for row in reader.runs())
+    assert len(reader.runs("F1")) == 9
+
+
+def test_a_pack_goes_through_its_life(ledger: Ledger, reader: LedgerReader, tmp_path: Path) -> None:
+    begin(ledger)
+    ledger.record_data("F1", "data", {"names": 0}, {"test": 3})
+    lease = ledger.lease("a1")
+    assert lease is not None
+    assert lease.missing == ("F1-treated-s0", "F1-plain-s0", "F1-extra-s0")
+    assert states(reader, lease.pack) == {RunState.LEASED}
+    assert ledger.lease("a1") == lease, "a call delivered twice gives the same lease"
+    ledger.start_pack("a1", lease.pack)
+    for run in lease.missing:
+        ledger.finish_run("a1", result(run))
+    ledger.end_pack("a1", lease.pack)
+    assert states(reader, lease.pack) == {RunState.DONE}
+    assert ledger.lease("a1").pack == "F1-s1"  # type: ignore[union-attr]
+    stored = {row.scores_file for row in reader.results("F1")}
+    assert len(stored) == 1, "equal bytes are one file"
+    assert (tmp_path / "scores" / stored.pop()).read_bytes() == b"scores"
+
+
+def test_same_key_same_value_once_and_other_value_alarms(
+    ledger: Ledger, reader: LedgerReader
+) -> None:
+    begin(ledger)
+    ledger.record_data("F1", "data", {}, {})
+    lease = ledger.lease("a1")
+    ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
+    ledger.finish_run("a1", result("F1-treated-s0"))
+    ledger.finish_run("a1", result("F1-treated-s0"))
+    assert len(reader.results()) == 1
+    with pytest.raises(KeyConflictError, match="The first is kept"):
+        ledger.finish_run("a1", result("F1-treated-s0", b"other", "e"))
+    assert [row.scores_digest for row in reader.results()] == ["d"]
+
+
+def test_other_data_for_the_same_mission_alarms(ledger: Ledger) -> None:
+    ledger.record_data("F1", "data", {}, {})
+    ledger.record_data("F1", "data", {}, {})
+    with pytest.raises(KeyConflictError, match="data digest"):
+        ledger.record_data("F1", "other", {}, {})
+
+
+def test_illegal_moves_change_nothing(ledger: Ledger, reader: LedgerReader) -> None:
+    begin(ledger)
+    ledger.record_data("F1", "data", {}, {})
+    lease = ledger.lease("a1")
+    with pytest.raises(IllegalMoveError, match="LEASED -> DONE"):
+        ledger.finish_run("a1", result("F1-treated-s0"))
+    assert reader.results() == []
+    assert states(reader, lease.pack) == {RunState.LEASED}  # type: ignore[union-attr]
+
+
+def test_only_the_holder_writes(ledger: Ledger) -> None:
+    begin(ledger, "a1", job="j1")
+    begin(ledger, "a2", job="j2")
+    ledger.record_data("F1", "data", {}, {})
+    first, second = ledger.lease("a1"), ledger.lease("a2")
+    assert first is not None
+    assert second is not None
+    assert first.pack != second.pack
+    with pytest.raises(LedgerError, match="does not hold"):
+        ledger.start_pack("a2", first.pack)
+
+
+def test_a_dead_worker_is_replaced_until_the_limit(ledger: Ledger, reader: LedgerReader) -> None:
+    for number in (1, 2):
+        begin(ledger, f"a{number}")
+        lease = ledger.lease(f"a{number}")
+        assert lease is not None
+        assert (lease.pack, lease.tries) == ("F1-s0", number)
+        ledger.start_pack(f"a{number}", lease.pack)
+    begin(ledger, "a3")
+    failed = [row for row in reader.runs() if row.pack == "F1-s0"]
+    assert {row.state for row in failed} == {RunState.FAILED}
+    assert "the worker died 2 times" in failed[0].reason
+    assert ledger.lease("a3").pack == "F1-s1"  # type: ignore[union-attr]
+
+
+def test_preemption_leaves_the_budget_alone(ledger: Ledger, reader: LedgerReader) -> None:
+    for number in range(5):
+        begin(ledger, f"a{number}", job=f"j{number}")
+        lease = ledger.lease(f"a{number}")
+        assert lease is not None
+        assert (lease.pack, lease.tries) == ("F1-s0", 1)
+        ledger.end_attempt(f"a{number}", Cause.PREEMPTED, "node reclaimed")
+    assert states(reader, "F1-s0") == {RunState.PLANNED}
+
+
+def test_finished_runs_survive_a_dead_worker(ledger: Ledger, reader: LedgerReader) -> None:
+    begin(ledger, "a1")
+    ledger.record_data("F1", "data", {}, {})
+    lease = ledger.lease("a1")
+    ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
+    ledger.finish_run("a1", result("F1-treated-s0"))
+    begin(ledger, "a2")
+    again = ledger.lease("a2")
+    assert again is not None
+    assert len(again.runs) == 3, "the whole pack trains together"
+    assert again.missing == ("F1-plain-s0", "F1-extra-s0")
+
+
+def test_silence_makes_stale_then_lost_and_slowness_recovers(
+    ledger: Ledger, reader: LedgerReader, clock: Any
+) -> None:
+    begin(ledger)
+    lease = ledger.lease("a1")
+    ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
+    clock.now += 31
+    ledger.sweep_leases(stale_after_s=30)
+    assert states(reader, "F1-s0") == {RunState.STALE}
+    ledger.heartbeat("a1")
+    assert states(reader, "F1-s0") == {RunState.RUNNING}
+    clock.now += 61
+    ledger.sweep_leases(stale_after_s=30)
+    assert states(reader, "F1-s0") == {RunState.PLANNED}
+    assert ledger.heartbeat("a1"), "a worker that was given up is told to leave"
+    assert ledger.lease("a1") is None
+
+
+def test_stop_reaches_the_workers(ledger: Ledger, reader: LedgerReader) -> None:
+    begin(ledger)
+    ledger.lease("a1")
+    assert not ledger.heartbeat("a1")
+    ledger.request_stop("F1", "SIGINT")
+    assert ledger.heartbeat("a1")
+    ledger.end_attempt("a1", Cause.STOPPED, "stopped")
+    ledger.cancel(["F1"], "stopped")
+    assert {row.state for row in reader.runs("F1")} == {RunState.CANCELLED}
+    assert {row.state for row in reader.runs("F2")} == {RunState.PLANNED}
+
+
+def test_failures_keep_their_traceback(ledger: Ledger, reader: LedgerReader) -> None:
+    begin(ledger)
+    lease = ledger.lease("a1")
+    ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
+    ledger.fail_run(
+        "a1", "F1-plain-s0", cause=Cause.ERROR, reason="train: boom", traceback="Trace\nboom"
+    )
+    row = next(row for row in reader.runs() if row.run == "F1-plain-s0")
+    assert (row.state, row.reason) == (RunState.FAILED, "error: train: boom")
+    assert row.traceback == "Trace\nboom"
+    assert reader.events(level="error")[0].source == "F1-plain-s0"
+    with pytest.raises(LedgerError, match="open runs"):
+        ledger.end_pack("a1", lease.pack)  # type: ignore[union-attr]
+
+
+def test_metrics_come_in_batches_and_nan_is_told(ledger: Ledger, reader: LedgerReader) -> None:
+    def point(step: int, value: float) -> Point:
+        return Point(run="F1-plain-s0", step=step, name="loss", value=value)
+
+    ledger.log_points([*(point(at, 1 / (at + 1)) for at in range(500)), point(500, float("nan"))])
+    assert reader.last_points("F1")["F1-plain-s0"][0] == 499
+    assert reader.events(level="error")[0].text == "loss is nan at step 500"
+
+
+def test_one_writer(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=f"writer already .process {os.getpid()}"):
+        Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_readers_cannot_write(ledger: Ledger, tmp_path: Path) -> None:
+    cx = open_reader(tmp_path / "ledger.sqlite")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        cx.execute("DELETE FROM runs")
+    cx.close()
+
+
+def test_another_schema_version_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.close()
+    cx = sqlite3.connect(tmp_path / "ledger.sqlite")
+    cx.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    cx.commit()
+    cx.close()
+    with pytest.raises(LedgerError, match="version 99; this program reads 1"):
+        LedgerReader(tmp_path / "ledger.sqlite")
+
+
+def test_not_a_ledger(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_text("hello, this is not a database at all" * 100)
+    with pytest.raises(LedgerError, match="cannot be read as a ledger"):
+        LedgerReader(tmp_path / "x.sqlite")
+    with pytest.raises(LedgerError, match="No ledger"):
+        LedgerReader(tmp_path / "y.sqlite")
+
+
+def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    fake = [type("Part", (), {"mountpoint": str(tmp_path), "fstype": "nfs4"})()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: fake)
+    with pytest.raises(StorageError, match=f"nfs4 at {tmp_path}.*local disk"):
+        Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_the_chain_shows_tampering(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.decide("verdict", {"mission": "F1", "verdict": "REJECT"})
+    ledger.decide("verdict", {"mission": "F1", "verdict": "REJECT"})
+    ledger.decide("campaign", {"digest": "d"})
+    ledger.close()
+    path = tmp_path / "ledger.sqlite"
+
+    def tamper(sql: str) -> LedgerReader:
+        copy = tmp_path / "copy.sqlite"
+        copy.write_bytes(path.read_bytes())
+        cx = sqlite3.connect(copy)
+        cx.execute(sql)
+        cx.commit()
+        cx.close()
+        return LedgerReader(copy)
+
+    with tamper("SELECT 1") as honest:
+        assert [d.kind for d in honest.decisions()] == ["freeze", "freeze", "verdict", "campaign"]
+    changed = "UPDATE decisions SET body_json = replace(body_json, 'REJECT', 'PROMOTE')"
+    with tamper(changed) as forged, pytest.raises(LedgerError, match=r"3 \(verdict\) was changed"):
+        forged.decisions()
+    with (
+        tamper("DELETE FROM decisions WHERE seq = 2") as cut,
+        pytest.raises(LedgerError, match="broken"),
+    ):
+        cut.decisions()
+    with (
+        tamper("DELETE FROM decisions WHERE seq = 1") as cut,
+        pytest.raises(LedgerError, match="broken"),
+    ):
+        cut.decisions()
+
+
+def test_a_writer_killed_in_a_transaction_leaves_the_last_whole_state(
+    tmp_path: Path, clock: Any, make_plan: Callable[..., Any]
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    writer = Ledger(path, clock=clock)
+    writer.record_plan(make_plan("F1"), {})
+    writer.close()
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from fleet.ledger.database import transaction
+        from fleet.ledger.writer import Ledger
+        from fleet.states import RunState
+        ledger = Ledger(Path(sys.argv[1]))
+        ledger.begin_attempt("a1", mission="F1", job="j", rank=0, host="h", pid=1)
+        ledger.lease("a1")
+        with transaction(ledger._cx):
+            ledger._move("F1-treated-s0", RunState.RUNNING, "", "a1")
+            ledger._cx.execute("DELETE FROM missions WHERE 0")
+            print("inside", flush=True)
+            time.sleep(60)
+        """
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == "inside"
+    with LedgerReader(path) as view:
+        assert states(view, "F1-s0") == {RunState.LEASED}, "readers see only what is committed"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    again = Ledger(path, clock=lambda: time.time())
+    with LedgerReader(path) as view:
+        assert states(view, "F1-s0") == {RunState.LEASED}
+    check = sqlite3.connect(path)
+    assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    check.close()
+    again.begin_attempt("a2", mission="F1", job="j", rank=0, host="h", pid=2)
+    lease = again.lease("a2")
+    assert lease is not None
+    assert (lease.pack, lease.tries) == ("F1-s0", 2)
+    again.close()
+
+
+def test_extras_are_made_once_and_only_for_a_complete_grid(
+    ledger: Ledger, reader: LedgerReader
+) -> None:
+    begin(ledger, "a1", job="j1")
+    begin(ledger, "a2", job="j2")
+    ledger.record_data("F1", "data", {}, {})
+    while (lease := ledger.lease("a1")) is not None:
+        assert not ledger.claim_extras("F1", "a1")
+        ledger.start_pack("a1", lease.pack)
+        for run in lease.missing:
+            ledger.finish_run("a1", result(run))
+        ledger.end_pack("a1", lease.pack)
+    assert ledger.claim_extras("F1", "a2")
+    assert not ledger.claim_extras("F1", "a1")
+    ledger.record_extras("F1", json.dumps([{"is": "table"}]))
+    assert reader.extras("F1") == [{"is": "table"}]

@@ -1,0 +1,146 @@
+"""One launch of two fakes through real Ray: a killed worker, a failing pack, a report.
+
+Ray starts once for the module; the launch is the fixture and the tests read what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fleet.cli import run
+from fleet.errors import FleetError
+from fleet.launch import Order, carry_out
+from fleet.ledger.reader import LedgerReader
+from fleet.states import RunState
+
+pytestmark = pytest.mark.ray
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+@dataclass
+class Left:
+    """What the launch left behind."""
+
+    root: Path
+    error: FleetError | None
+    out: str
+    err: str
+
+    def reader(self) -> LedgerReader:
+        return LedgerReader(self.root / "ledger.sqlite")
+
+
+def order(runs_dir: Path, run_id: str, *overrides: str) -> Order:
+    return Order(
+        missions=("F1", "F2"),
+        arms=(),
+        profile="laptop",
+        overrides=overrides,
+        run_id=run_id,
+        dry_run=False,
+        as_json=True,
+        require_promotion=False,
+        address=None,
+        cpus=2,
+        runs_dir=runs_dir,
+        catalog="fake_catalog",
+        worker_env={"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"},
+    )
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    runs_dir = tmp_path_factory.mktemp("runs")
+    out, err = io.StringIO(), io.StringIO()
+    error = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            carry_out(order(runs_dir, "one", "F1:params.kill_once=true", "F2:params.fail=train"))
+        except FleetError as raised:
+            error = raised
+    return Left(root=runs_dir / "one", error=error, out=out.getvalue(), err=err.getvalue())
+
+
+def test_a_killed_worker_is_replaced_and_its_mission_ends_whole(left: Left) -> None:
+    with left.reader() as reader:
+        assert {row.state for row in reader.runs("F1")} == {RunState.DONE}
+        packs = {pack.pack: pack.tries for pack in reader.packs("F1")}
+        assert packs == {"F1-s0": 1, "F1-s1": 2, "F1-s2": 1}
+        assert any("died" in event.text for event in reader.events(level="warning"))
+        assert len(reader.results("F1")) == 9
+
+
+def test_a_failing_pack_fails_its_mission_only(left: Left) -> None:
+    assert left.error is not None
+    assert left.error.exit_code == 1
+    assert "missions F2 failed" in str(left.error)
+    assert left.error.go_on == "python fleet.py status one"
+    with left.reader() as reader:
+        failed = [row for row in reader.runs("F2") if row.state is RunState.FAILED]
+        assert {row.seed for row in failed} == {0}
+        assert "told to fail" in str(failed[0].traceback)
+
+
+def test_stdout_is_one_json_document(left: Left) -> None:
+    document = json.loads(left.out)
+    verdicts = {row["mission"]: row["verdict"] for row in document["missions"]}
+    assert verdicts["F2"] == "INVALID"
+    assert verdicts["F1"] in ("PROMOTE", "INCONCLUSIVE", "REJECT")
+    assert len(document["failures"]) == 3
+    assert document["time"]["ray_startup_s"] > 0
+    assert json.loads((left.root / "result.json").read_text()) == document
+
+
+def test_the_verdicts_are_those_of_the_stats_package(left: Left, tmp_path: Path) -> None:
+    from fake_catalog import FakeMission, fake_spec
+
+    from missions.local import run_local
+
+    local = run_local(FakeMission("F1"), fake_spec("F1"), tmp_path)
+    document = json.loads(left.out)
+    row = next(row for row in document["missions"] if row["mission"] == "F1")
+    assert row["scores_digest"] == local.scores.digest()
+    with left.reader() as reader:
+        decided = next(
+            d.body for d in reader.decisions() if d.kind == "verdict" and d.body["mission"] == "F1"
+        )
+    assert decided["gates"] == local.verdict.to_dict()["gates"]
+
+
+def test_the_report_stands_beside_its_scores(left: Left) -> None:
+    page = (left.root / "report" / "index.html").read_text()
+    assert json.loads(left.out)["verdict_digest"][:16] in page
+    assert "the fake&#39;s train was told to fail" in page
+    assert "Curve" in page
+    assert (left.root / "report" / "scores" / "F1.parquet").is_file()
+
+
+def test_the_report_can_be_written_again(left: Left, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["--runs-dir", str(left.root.parent)]
+    assert run(["report", "one", "--json", *runs]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["verdict_digest"] == json.loads(left.out)["verdict_digest"]
+    assert run(["status", "one", *runs]) == 0
+    assert "INVALID" in capsys.readouterr().out
+    assert run(["watch", "one", *runs]) == 0
+
+
+def test_the_terminal_was_told_what_matters_and_no_more(left: Left) -> None:
+    assert "dashboard http://127.0.0.1:" in left.err
+    assert "Traceback" not in left.err
+    assert "raylet" not in left.err
+    lines = [line for line in left.err.splitlines() if "F2" in line]
+    assert any("3 failed" in line for line in lines)
+
+
+def test_logs_of_the_workers_are_kept(left: Left) -> None:
+    text = (left.root / "logs" / "F2.log").read_text()
+    assert "the fake's train was told to fail" in text
