@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from bem.context import RoutingContext
 from bem.data import pad_id_of
+from bem.errors import InvalidInputError
 from bem.injection import AdapterHost
 
 _LEAST_ROWS = 24
@@ -128,14 +129,15 @@ class ChunkEngine:
         ids_BT, mask_BT = self._padded(prompts)
         context = RoutingContext(prefix_mask_BT=mask_BT.bool(), adapters=tuple(acting))
         cache = Cache(layers=[DynamicLayer() for _ in self.host.base.layers])
-        out = self.host(
-            ids_BT,
-            mask_BT,
-            routing=context,
-            past_key_values=cache,
-            position_ids=(mask_BT.cumsum(1) - 1).clamp_min(0),
-            output_hidden_states=True,
-        )
+        with self.host.routing(context):
+            out = self.host.base.decoder(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                past_key_values=cache,
+                position_ids=(mask_BT.cumsum(1) - 1).clamp_min(0),
+                use_cache=True,
+                output_hidden_states=True,
+            )
         codes = dict(context.cache)
         for name in ready:
             adapter = self.host[name]
@@ -144,7 +146,7 @@ class ChunkEngine:
                 codes[name] = adapter.encode(h_BTD, mask_BT.bool(), None)
         length_B = mask_BT.sum(1)
         rows_B = torch.arange(len(prompts), device=ids_BT.device)
-        last_BTD = out.hidden_states[-1]
+        last_BTD = out.last_hidden_state
         weight_BT1 = (mask_BT / length_B[:, None]).unsqueeze(2)
         features_BF = torch.cat(
             [last_BTD[rows_B, length_B - 1], (last_BTD * weight_BT1).sum(1)], dim=1
@@ -156,7 +158,9 @@ class ChunkEngine:
             codes=codes,
         )
         return Prefill(
-            walk=walk, logits_BV=out.logits[rows_B, length_B - 1], features_BF=features_BF
+            walk=walk,
+            logits_BV=self._head(last_BTD[rows_B, length_B - 1]),
+            features_BF=features_BF,
         )
 
     @torch.inference_mode()
@@ -180,7 +184,7 @@ class ChunkEngine:
         cache = _cache(full, start)
         context = RoutingContext(adapters=(adapter,), codes=codes)
         position_BT = walk.length_B[:, None] + (new_mask_BT.cumsum(1) - 1).clamp_min(0)
-        out = self.host(
+        h_BTD = self.host.hidden_states(
             ids_BT,
             mask_BS[:, : start + width],
             routing=context,
@@ -189,10 +193,11 @@ class ChunkEngine:
         )
         length_B = walk.length_B + new_mask_BT.sum(1)
         all_B = torch.arange(len(given), device=ids_BT.device)
-        token_B = out.logits[all_B, new_mask_BT.sum(1) - 1].argmax(-1)
+        logits_BV = self._head(h_BTD[all_B, new_mask_BT.sum(1) - 1])
+        token_B = logits_BV.argmax(-1)
 
         tokens: list[list[int]] = [[] for _ in given]
-        after_BV = torch.zeros_like(out.logits[:, 0])
+        after_BV = torch.zeros_like(logits_BV)
         rows_B, column = all_B, start + width
         open_B = torch.ones_like(rows_B, dtype=torch.bool)
         for step in range(max_new + 1):
@@ -200,23 +205,24 @@ class ChunkEngine:
                 token_B = torch.full_like(token_B, self.separator_id)
             mask_BS[rows_B, column] = open_B.to(mask_BS.dtype)
             column += 1
-            out = self.host(
+            h_BTD = self.host.hidden_states(
                 token_B[:, None],
                 mask_BS[rows_B, :column],
                 routing=context,
                 past_key_values=cache,
                 position_ids=length_B[rows_B][:, None],
             )
+            logits_BV = self._head(h_BTD[:, -1])
             length_B[rows_B] += open_B
             closing_B = open_B & (token_B == self.separator_id)
-            after_BV[rows_B[closing_B]] = out.logits[closing_B, -1]
+            after_BV[rows_B[closing_B]] = logits_BV[closing_B]
             open_B = open_B & ~closing_B
             for row, token in zip(rows_B[open_B].tolist(), token_B[open_B].tolist(), strict=True):
                 tokens[row].append(token)
             num_open = int(open_B.sum())
             if num_open == 0:
                 break
-            token_B = out.logits[:, -1].argmax(-1)
+            token_B = logits_BV.argmax(-1)
             if len(rows_B) >= _LEAST_ROWS and num_open <= _THIN_OUT_AT * len(rows_B):
                 # Closed rows leave the batch; what is cached so far goes back to all rows' buffers.
                 _write_back(full, cache, rows_B, start + width, column)
@@ -232,6 +238,14 @@ class ChunkEngine:
             codes=walk.codes,
         )
         return Chunk(walk=walk, tokens=tokens, logits_BV=after_BV)
+
+    def _head(self, h_BD: Tensor) -> Tensor:
+        if not self.host.base.head_is_plain:
+            raise InvalidInputError(
+                f"Base '{self.host.base.ref}' scales or caps its logits; the chunk engine applies "
+                "the plain output head only."
+            )
+        return self.host.base.head(h_BD)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(row) for row in rows)

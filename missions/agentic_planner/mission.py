@@ -1,37 +1,37 @@
 """Mission A: does a planner over three skill experts beat one fused adapter of equal size?
 
 Arms (by their `adapter` word in mission.yaml): `planner` (experts under the cloned macro-policy),
-`fused` (one adapter that writes the same chains), `fixed`, `random` and `oracle` (the same experts
-under the best single plan of the train queries, a random plan, the best plan in hindsight).
+`fused` (one adapter that writes the same chains and picks its next marker itself), `shared` (that
+adapter under the planner's policy), `fixed`, `random` and `oracle` (the experts under the best
+single plan of the train queries, a random plan, the best plan in hindsight).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
 from pydantic import BaseModel
 
 from bem.base import BaseModel as FrozenBase
+from bem.injection import AdapterHost
+from bem.planner import MacroPolicy
 from missions.agentic_planner import contest, world
 from missions.agentic_planner.chains import Chain, encode_chains
-from missions.agentic_planner.costs import fused_flops, mean_steps, mean_tokens, planner_flops
-from missions.agentic_planner.diagnostics import code_figures
+from missions.agentic_planner.keeping import keep_fused, keep_planner
+from missions.agentic_planner.outcome import report_tables, scores_of
 from missions.agentic_planner.params import Params
-from missions.agentic_planner.queries import KINDS
 from missions.agentic_planner.scoring import (
     Answers,
     FusedContestant,
     PlanAnswers,
-    PolicyContestant,
     em_table,
-    exact_matches,
+    prompt_features,
     run_contestant,
     run_plans,
-    token_f1,
+    with_plans,
 )
-from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS
+from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS, Log
 from missions.data.splits import SPLITS
 from missions.errors import SpecError
 from missions.protocol import (
@@ -48,10 +48,11 @@ from missions.protocol import (
 from missions.seeding import numpy_generator
 from missions.spec import MissionSpec
 from stats.scores import ScoreTable
-from stats.verdict import ArmCost
 
-RULES = ("planner", "fixed", "random", "oracle")
+EXPERT_RULES = ("planner", "fixed", "random", "oracle")
 """Arms that share the experts of a seed."""
+FUSED_RULES = ("fused", "shared")
+"""Arms that share the fused adapter of a seed."""
 _FLOOR_ITEMS = 100
 
 
@@ -62,7 +63,8 @@ class AgenticPlanner(Mission):
     params_model: ClassVar[type[BaseModel]] = Params
 
     def __init__(self) -> None:
-        self._scored: dict[tuple[str, ...], PlanAnswers] = {}
+        self._plans: dict[tuple[str, ...], PlanAnswers] = {}
+        self._fused: dict[tuple[str, ...], Answers] = {}
         self._able: set[str] = set()
 
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
@@ -82,14 +84,34 @@ class AgenticPlanner(Mission):
         field = contest.ground(base, world.load(ctx.data_dir, "train"), params)
         marks = field.setting.marks
         dev = encode_chains(world.load(ctx.data_dir, "dev"), base.tokenizer, marks)
-        artifacts: dict[Run, Artifact] = {}
         by_rule = {_rule(spec, run): run for run in pack.runs}
-        sharing = {rule: run for rule, run in by_rule.items() if rule in RULES}
-        if sharing:
-            artifacts |= _train_planner(params, pack.seed, base, field, dev, sharing, ctx)
-        if FUSED in by_rule:
-            run = by_rule[FUSED]
-            artifacts[run] = _train_fused(params, run, base, field, dev, ctx)
+        artifacts: dict[Run, Artifact] = {}
+        policy: MacroPolicy | None = None
+        if set(by_rule) - {"fused"}:
+            runs = {rule: run for rule, run in by_rule.items() if rule in EXPERT_RULES}
+            planner = contest.build_planner(
+                base,
+                field,
+                params,
+                pack.seed,
+                log=_logger(ctx, runs.values()),
+                should_stop=ctx.should_stop,
+            )
+            artifacts |= keep_planner(planner, field, dev, runs, pack.seed, ctx)
+            policy = planner.policy
+            planner.host.detach()
+        runs = {rule: run for rule, run in by_rule.items() if rule in FUSED_RULES}
+        if runs:
+            fused = contest.build_fused(
+                base,
+                field,
+                params,
+                pack.seed,
+                log=_logger(ctx, runs.values()),
+                should_stop=ctx.should_stop,
+            )
+            artifacts |= keep_fused(fused, policy, field, dev, runs, pack.seed, ctx)
+            fused.host.detach()
         return artifacts
 
     def evaluate(
@@ -98,27 +120,29 @@ class AgenticPlanner(Mission):
         params, base = _params(spec), ctx.base()
         field = contest.ground(base, world.load(ctx.data_dir, "train"), params)
         chains = encode_chains(world.load(ctx.data_dir, split), base.tokenizer, field.setting.marks)
-        rule = _rule(spec, run)
-        if rule == FUSED:
+        space, rule = field.setting.space, _rule(spec, run)
+        if rule in FUSED_RULES:
             host = contest.load_adapters(base, (FUSED,), artifact.path)
-            answers = run_contestant(host, chains, field.setting, FusedContestant(field.setting))
+            answers = self._fused_answers(host, artifact, chains, field)
+            if rule == "shared":
+                features_QF = prompt_features(host, chains, field.setting)
+                policy = contest.load_policy(artifact.path, space, base.device)
+                plans = policy.plan(features_QF)
+                answers = with_plans(host, chains, field.setting, answers, plans)
             host.detach()
-            return _scores(run, answers, chains)
-        scored = self._score_plans(base, artifact, chains, field, split)
-        choice = contest.load_choice(artifact.path)
-        space = field.setting.space
+            return scores_of(run, answers, chains)
+        scored = self._plan_answers(base, artifact, chains, field)
         if rule == "planner":
             policy = contest.load_policy(artifact.path, space, base.device)
             plans = policy.plan(scored.features_QF)
         elif rule == "fixed":
-            plans = [choice["plan"]] * len(chains)
+            plans = [contest.load_choice(artifact.path)["plan"]] * len(chains)
         elif rule == "random":
             rng = numpy_generator(run.seed, "agentic_planner", "random_plan", split)
             plans = contest.random_plans(space, len(chains), rng)
         else:
-            best = em_table(scored, chains).argmax(1)
-            plans = [space.plans[int(i)] for i in best]
-        return _scores(run, scored.of(plans), chains)
+            plans = [space.plans[int(i)] for i in em_table(scored, chains).argmax(1)]
+        return scores_of(run, scored.of(plans), chains)
 
     def report_extras(
         self,
@@ -127,25 +151,7 @@ class AgenticPlanner(Mission):
         artifacts: Mapping[Run, Artifact],
         scores: ScoreTable,
     ) -> Sequence[ReportTable | ReportFigure]:
-        frame = scores.frame
-        kind = frame["example_id"].str.split("-").str[1]
-        tables = []
-        for metric, title, caption in (
-            ("em", "Exact match by query type", "Mean over seeds and test queries."),
-            ("retrieves", "Share of plans that retrieve", "On TRAP the index is out of date."),
-            ("steps", "Plan length", "Steps; at most three by construction."),
-        ):
-            chosen = frame[frame["metric"] == metric]
-            means = chosen.groupby(["arm", kind[chosen.index]])["value"].mean().unstack()
-            rows = tuple(
-                (arm, *(float(means.loc[arm, name]) for name in KINDS))
-                for arm in spec.arms
-                if arm in means.index
-            )
-            tables.append(
-                ReportTable(title=title, caption=caption, columns=("arm", *KINDS), rows=rows)
-            )
-        return [*tables, _plan_table(spec, artifacts)]
+        return report_tables(spec, _by_rule(spec, artifacts, "planner"), scores)
 
     def _check_base(self, spec: MissionSpec, base: FrozenBase) -> None:
         """Refuses a base below the stated floor; measured once a base."""
@@ -157,169 +163,55 @@ class AgenticPlanner(Mission):
         check_floor(base, spec.base_floor, needed_by=f"mission {spec.id}", num_items=_FLOOR_ITEMS)
         self._able.add(base.digest)
 
-    def _score_plans(
+    def _plan_answers(
         self,
         base: FrozenBase,
         artifact: Artifact,
         chains: Sequence[Chain],
         field: contest.Ground,
-        split: Split,
     ) -> PlanAnswers:
         """Every plan on every query; kept, because four arms of a seed ask for the same."""
-        weights = tuple(contest.adapter_digest(artifact.path / name) for name in SKILL_ADAPTERS)
-        queries = world.items_digest([chain.item for chain in chains])
-        key = (base.digest, split, queries, *weights)
-        if key not in self._scored:
-            self._scored.clear()
+        key = _content(base, artifact, SKILL_ADAPTERS, chains)
+        if key not in self._plans:
+            self._plans.clear()
             host = contest.load_adapters(base, SKILL_ADAPTERS, artifact.path)
-            self._scored[key] = run_plans(host, chains, field.setting)
+            self._plans[key] = run_plans(host, chains, field.setting)
             host.detach()
-        return self._scored[key]
+        return self._plans[key]
+
+    def _fused_answers(
+        self,
+        host: AdapterHost,
+        artifact: Artifact,
+        chains: Sequence[Chain],
+        field: contest.Ground,
+    ) -> Answers:
+        """The fused adapter's own answers; kept, because two arms of a seed ask for them."""
+        key = _content(host.base, artifact, (FUSED,), chains)
+        if key not in self._fused:
+            self._fused.clear()
+            who = FusedContestant(field.setting)
+            self._fused[key] = run_contestant(host, chains, field.setting, who)
+        return self._fused[key]
 
 
-def _train_planner(
-    params: Params,
-    seed: int,
-    base: FrozenBase,
-    field: contest.Ground,
-    dev: Sequence[Chain],
-    runs: Mapping[str, Run],
-    ctx: Context,
-) -> dict[Run, Artifact]:
-    """Experts once; an artifact for every arm that uses them."""
+def _content(
+    base: FrozenBase, artifact: Artifact, names: Sequence[str], chains: Sequence[Chain]
+) -> tuple[str, ...]:
+    """What answers depend on: base, adapter weights, queries."""
+    weights = (contest.adapter_digest(artifact.path / name) for name in names)
+    return (base.digest, world.items_digest([chain.item for chain in chains]), *weights)
+
+
+def _logger(ctx: Context, runs: Iterable[Run]) -> Log:
+    """Logs a step of shared training to every run that shares it."""
+    sharing = tuple(runs)
 
     def log(step: int, metrics: dict[str, float]) -> None:
-        for run in runs.values():
+        for run in sharing:
             ctx.log(run, step, metrics)
 
-    planner = contest.build_planner(base, field, params, seed, log=log, should_stop=ctx.should_stop)
-    host, table = planner.host, planner.table
-    answers = run_contestant(host, dev, field.setting, PolicyContestant(planner.policy))
-    skill_params = host.num_trainable(*SKILL_ADAPTERS)
-    policy_params = sum(p.numel() for p in planner.policy.parameters())
-    shared = {
-        "final_loss": planner.result.losses[-1],
-        "train_cpu_s": planner.result.cpu_s,
-        "cloned_queries": float(planner.cloned),
-        **{
-            f"train_em_{plan}": float(em)
-            for plan, em in zip(table.space.plans, table.score_QP.mean(0), strict=True)
-        },
-        **code_figures(host, SKILL_ADAPTERS, dev, seed),
-    }
-    rng = numpy_generator(seed, "agentic_planner", "random_plan", "cost")
-    plans = {
-        "fixed": [planner.best_fixed] * len(table.score_QP),
-        "random": contest.random_plans(table.space, len(table.score_QP), rng),
-        "oracle": table.best(),
-    }
-    artifacts = {}
-    for rule, run in runs.items():
-        folder = ctx.artifact_dir(run)
-        contest.save_adapters(host, SKILL_ADAPTERS, folder, seed)
-        figures = dict(shared)
-        trainable = skill_params
-        if rule == "planner":
-            contest.save_policy(planner.policy, folder)
-            contest.save_choice(folder, {"rule": rule})
-            trainable += policy_params
-            flops = planner_flops(host, answers, planner.policy)
-            figures |= _dev_figures(answers, dev)
-            figures["policy_params"] = float(policy_params)
-        else:
-            plan = planner.best_fixed if rule == "fixed" else ""
-            contest.save_choice(folder, {"rule": rule, "plan": plan})
-            flops = planner_flops(host, planner.answers.of(plans[rule]), None)
-        cost = ArmCost(
-            arm=run.arm,
-            trainable_params=trainable,
-            adapter_params=skill_params,
-            forward_flops=flops,
-        )
-        artifacts[run] = Artifact(path=folder, cost=cost, figures=figures)
-    host.detach()
-    return artifacts
-
-
-def _train_fused(
-    params: Params,
-    run: Run,
-    base: FrozenBase,
-    field: contest.Ground,
-    dev: Sequence[Chain],
-    ctx: Context,
-) -> Artifact:
-    trained = contest.build_fused(
-        base,
-        field,
-        params,
-        run.seed,
-        log=lambda step, metrics: ctx.log(run, step, metrics),
-        should_stop=ctx.should_stop,
-    )
-    host = trained.host
-    answers = run_contestant(host, dev, field.setting, FusedContestant(field.setting))
-    folder = ctx.artifact_dir(run)
-    contest.save_adapters(host, (FUSED,), folder, run.seed)
-    contest.save_choice(folder, {"rule": FUSED})
-    size = host.num_trainable(FUSED)
-    cost = ArmCost(
-        arm=run.arm,
-        trainable_params=size,
-        adapter_params=size,
-        forward_flops=fused_flops(host, answers),
-    )
-    figures = {
-        "final_loss": trained.result.losses[-1],
-        "train_cpu_s": trained.result.cpu_s,
-        **_dev_figures(answers, dev),
-        **code_figures(host, (FUSED,), dev, run.seed),
-    }
-    host.detach()
-    return Artifact(path=folder, cost=cost, figures=figures)
-
-
-def _dev_figures(answers: Answers, dev: Sequence[Chain]) -> dict[str, float]:
-    gold = [chain.item.query.plan for chain in dev]
-    return {
-        "dev_em": float(exact_matches(answers, dev).mean()),
-        "dev_gold_plan": float(np.mean([a == b for a, b in zip(answers.plans, gold, strict=True)])),
-        "dev_steps": mean_steps(answers),
-        **mean_tokens(answers),
-    }
-
-
-def _scores(run: Run, answers: Answers, chains: Sequence[Chain]) -> ScoreTable:
-    """Rows of one run: em, f1, steps and retrieves of every query, em_<type> of its type's."""
-    rows: list[tuple[str, str, float]] = []
-    em_Q = exact_matches(answers, chains)
-    for chain, plan, text, em in zip(chains, answers.plans, answers.texts, em_Q, strict=True):
-        query = chain.item.query
-        rows += [
-            (query.id, "em", float(em)),
-            (query.id, f"em_{query.kind}", float(em)),
-            (query.id, "f1", token_f1(text, query.answer)),
-            (query.id, "steps", float(len(plan))),
-            (query.id, "retrieves", float("R" in plan)),
-        ]
-    ids, metrics, values = zip(*rows, strict=True)
-    return ScoreTable.from_columns(
-        arm=run.arm, seed=run.seed, example_id=ids, metric=metrics, value=values
-    )
-
-
-def _plan_table(spec: MissionSpec, artifacts: Mapping[Run, Artifact]) -> ReportTable:
-    """Exact match of each plan on the train queries that the policy learned from."""
-    figures = [a.figures for run, a in artifacts.items() if _rule(spec, run) == "planner"]
-    prefix = "train_em_"
-    plans = [name.removeprefix(prefix) for name in figures[0] if name.startswith(prefix)]
-    rows = tuple((plan, *(float(each[prefix + plan]) for each in figures)) for plan in plans)
-    return ReportTable(
-        title="Reward table: exact match of every plan, by seed",
-        caption="Train queries, frozen experts; R retrieve-use, E reason, F format.",
-        columns=("plan", *(f"run {i}" for i in range(len(figures)))),
-        rows=rows,
-    )
+    return log
 
 
 def _params(spec: MissionSpec) -> Params:
@@ -329,10 +221,17 @@ def _params(spec: MissionSpec) -> Params:
 def _rule(spec: MissionSpec, run: Run) -> str:
     """How an arm answers: its `adapter` word."""
     word = spec.arms[run.arm].adapter
-    if word not in (*RULES, FUSED):
-        known = ", ".join((*RULES, FUSED))
+    if word not in (*EXPERT_RULES, *FUSED_RULES):
+        known = ", ".join((*EXPERT_RULES, *FUSED_RULES))
         raise SpecError(f"mission {spec.id}: arms.{run.arm}.adapter: {word!r}. Known: {known}.")
     return word
+
+
+def _by_rule(
+    spec: MissionSpec, artifacts: Mapping[Run, Artifact], rule: str
+) -> dict[int, Artifact]:
+    """Seed -> artifact of the arm with that rule."""
+    return {run.seed: a for run, a in artifacts.items() if _rule(spec, run) == rule}
 
 
 MISSION = AgenticPlanner()

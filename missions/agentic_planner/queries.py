@@ -123,7 +123,7 @@ def _lookup(
     if in_prompt:
         shown = [path] if rng.random() < 0.5 else _shuffled(rng, [path, *shown])
     facts = [facts_text(entity.truth, tuple(shown))]
-    others = ()
+    others: tuple[str, ...] = ()
     if rng.random() < DISTRACTOR_SHARE and path in other.paths and other.key != entity.key:
         facts.append(facts_text(other.truth, (path,)))
         others = other.truth.names()

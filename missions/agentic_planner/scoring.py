@@ -171,6 +171,26 @@ class FusedContestant(Contestant):
         return [skills[i] for i in logits_BV[:, markers].argmax(1).tolist()]
 
 
+class GivenPlans(Contestant):
+    """The fused adapter under plans that someone else has chosen, one a query."""
+
+    acting = (FUSED,)
+    ready = ()
+
+    def __init__(self, plans: Sequence[str]) -> None:
+        self._plans = plans
+
+    def adapter(self, skill: str) -> str:
+        return FUSED
+
+    def start(self, queries: Sequence[int], features_BF: Tensor) -> None:
+        pass
+
+    def choose(self, queries: Sequence[int], prefix: str, logits_BV: Tensor) -> list[str]:
+        step = len(prefix)
+        return [self._plans[i][step : step + 1] for i in queries]
+
+
 def run_contestant(
     host: AdapterHost, chains: Sequence[Chain], setting: Setting, who: Contestant
 ) -> Answers:
@@ -204,6 +224,37 @@ def run_contestant(
                     found.plans[i] = prefix + skill
                 todo.append((chosen, prefix + skill, chunk.walk, chunk.logits_BV))
     return found
+
+
+def prompt_features(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> Tensor:
+    """The policy's features (Q, F), as the base's prefill gives them."""
+    engine = ChunkEngine(host, separator_id=setting.marks.separator)
+    features: list[Tensor] = [torch.empty(0)] * len(chains)
+    for index in _groups(chains, setting.rows):
+        start = engine.prefill([chains[i].prompt for i in index], acting=(), ready=())
+        for i, feature_F in zip(index, start.features_BF, strict=True):
+            features[i] = feature_F
+    return torch.stack(features)
+
+
+def with_plans(
+    host: AdapterHost,
+    chains: Sequence[Chain],
+    setting: Setting,
+    own: Answers,
+    plans: Sequence[str],
+) -> Answers:
+    """The fused adapter's answers under given plans; where it chose the same, `own` stands."""
+    other = [i for i, (a, b) in enumerate(zip(own.plans, plans, strict=True)) if a != b]
+    answers = Answers(plans=list(plans), texts=list(own.texts), tokens_QS=own.tokens_QS.copy())
+    if other:
+        part = run_contestant(
+            host, [chains[i] for i in other], setting, GivenPlans([plans[i] for i in other])
+        )
+        answers.tokens_QS[other] = part.tokens_QS
+        for i, text in zip(other, part.texts, strict=True):
+            answers.texts[i] = text
+    return answers
 
 
 def exact_match(answer: str, gold: str) -> float:

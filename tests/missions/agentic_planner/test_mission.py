@@ -22,10 +22,12 @@ from missions.agentic_planner.mission import MISSION
 from missions.agentic_planner.params import Params
 from missions.agentic_planner.scoring import (
     FusedContestant,
+    GivenPlans,
     PolicyContestant,
     run_contestant,
     run_plans,
     token_f1,
+    with_plans,
 )
 from missions.agentic_planner.skills import FUSED, batch_stream
 from missions.data.tokenizer import MISSION_TOKENS
@@ -88,7 +90,7 @@ def test_smoke_ends_with_every_arm_and_no_verdict(
     assert result.verdict.verdict == "WITHHELD"
     frame = result.scores.frame
     em = frame[frame["metric"] == "em"]
-    assert em.groupby(["arm", "seed"]).size().tolist() == [20] * 5
+    assert em.groupby(["arm", "seed"]).size().tolist() == [20] * 6
     assert set(em["arm"]) == set(spec.arms)
     slices = {f"em_{kind}" for kind in ("F", "ReF", "RF", "RReF", "TRAP")}
     assert slices <= set(frame["metric"])
@@ -212,6 +214,24 @@ def test_the_fused_arm_formats_last_and_stays_in_budget(
             given = 1 + (len(chain.records) if skill == "R" else 0)
             limit = given + field.setting.budget[skill] + 1
             assert (given < used <= limit) if skill in plan else used == 0
+
+
+def test_given_plans_rerun_only_what_differs(
+    base: BaseModel, field: contest.Ground, params: Params
+) -> None:
+    trained = contest.build_fused(
+        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+    )
+    chains, setting = field.train[:10], field.setting
+    own = run_contestant(trained.host, chains, setting, FusedContestant(setting))
+    assert with_plans(trained.host, chains, setting, own, own.plans).texts == own.texts
+    plans = [own.plans[0], *["EF" if plan == "F" else "F" for plan in own.plans[1:]]]
+    given = with_plans(trained.host, chains, setting, own, plans)
+    whole = run_contestant(trained.host, chains, setting, GivenPlans(plans))
+    trained.host.detach()
+    assert given.plans == whole.plans == plans
+    assert given.texts == whole.texts
+    np.testing.assert_array_equal(given.tokens_QS, whole.tokens_QS)
 
 
 def test_saved_policies_choose_the_same_plans(
