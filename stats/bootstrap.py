@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ from stats.result import BootstrapInterval
 from stats.twoway import TwoWay, two_way
 
 FloatArray = npt.NDArray[np.float64]
-CountArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+CountArray = npt.NDArray[np.unsignedinteger[Any]]
 
 _CHUNK_ROWS = 256
 _KEEP_BYTES = 64 << 20
@@ -234,7 +235,8 @@ def _counts(rng: np.random.Generator, num_rows: int, size: int) -> CountArray:
     draws_RS = rng.integers(0, size, size=(num_rows, size), dtype=np.int64)
     draws_RS += np.arange(num_rows, dtype=np.int64)[:, None] * size
     counts = np.bincount(draws_RS.ravel(), minlength=num_rows * size).reshape(num_rows, size)
-    return counts.astype(np.uint8 if int(counts.max()) < 256 else np.uint16)
+    kind: type[np.unsignedinteger[Any]] = np.uint8 if int(counts.max()) < 256 else np.uint16
+    return counts.astype(kind)
 
 
 def _lattice(values_SN: FloatArray) -> tuple[FloatArray, float, float]:

@@ -75,7 +75,9 @@ class MeanInference:
             examples_at_these_seeds=units,
             cheapest_seeds=best.seeds if best else None,
             cheapest_examples=best.units if best else None,
-            text=_describe(seeds, units, best and (best.seeds, best.units), self.analysis),
+            text=_describe(
+                seeds, units, (best.seeds, best.units) if best is not None else None, self.analysis
+            ),
         )
 
 

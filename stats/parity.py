@@ -76,8 +76,6 @@ def parity_rows(rule: ParityRule, costs: Mapping[str, ArmCost]) -> tuple[ParityR
             ours, theirs = (_value(costs.get(arm), quantity) for arm in (treatment, control))
             if not checked and (ours is None or theirs is None):
                 continue
-            relative = ours / theirs - 1.0 if ours is not None and theirs else None
-            same = ours is not None and ours == theirs
             rows.append(
                 ParityRow(
                     treatment=treatment,
@@ -85,10 +83,14 @@ def parity_rows(rule: ParityRule, costs: Mapping[str, ArmCost]) -> tuple[ParityR
                     quantity=quantity,
                     treatment_value=ours,
                     control_value=theirs,
-                    relative_difference=relative,
+                    relative_difference=ours / theirs - 1.0
+                    if ours is not None and theirs
+                    else None,
                     tolerance=rule.tolerance,
                     checked=checked,
-                    ok=same or (relative is not None and abs(relative) <= rule.tolerance),
+                    ok=ours is not None
+                    and theirs is not None
+                    and abs(ours - theirs) <= rule.tolerance * theirs,
                 )
             )
     return tuple(rows)

@@ -47,7 +47,9 @@ def expected_error(
 def power_of(effect: float, standard_error: float, df: float, *, alpha: float = 0.025) -> float:
     """Probability that a one-sided t-test at `alpha` finds a true `effect` (noncentral t)."""
     critical = float(stdtrit(df, 1.0 - alpha))
-    return 1.0 - float(nctdtr(df, effect / standard_error, critical))
+    # Far beyond the critical value the power is 1 and the distribution function is NaN.
+    shift = min(effect / standard_error, 8.0 * critical)
+    return 1.0 - float(nctdtr(df, shift, critical))
 
 
 def detectable(
@@ -77,14 +79,14 @@ def fewest_seeds(
     components: VarianceComponents, num_units: int, effect: float, *, power: float = 0.8
 ) -> int | None:
     """Fewest seeds that detect `effect` with these units; None beyond `MAX_SEEDS`."""
-    return _smallest(lambda n: mde(components, n, num_units, power=power) <= effect, MAX_SEEDS)
+    return _smallest(lambda seeds: _finds(components, seeds, num_units, effect, power), MAX_SEEDS)
 
 
 def fewest_units(
     components: VarianceComponents, num_seeds: int, effect: float, *, power: float = 0.8
 ) -> int | None:
     """Fewest units that detect `effect` with these seeds; None beyond `MAX_UNITS`."""
-    return _smallest(lambda n: mde(components, num_seeds, n, power=power) <= effect, MAX_UNITS)
+    return _smallest(lambda units: _finds(components, num_seeds, units, effect, power), MAX_UNITS)
 
 
 def cheapest(components: VarianceComponents, effect: float, *, power: float = 0.8) -> Size | None:
@@ -100,6 +102,14 @@ def cheapest(components: VarianceComponents, effect: float, *, power: float = 0.
             found = mde(components, num_seeds, units, power=power)
             best = Size(seeds=num_seeds, units=units, mde=found)
     return best
+
+
+def _finds(
+    components: VarianceComponents, num_seeds: int, num_units: int, effect: float, power: float
+) -> bool:
+    """Whether the detectable effect is at most `effect`, without solving for it."""
+    standard_error, df = expected_error(components, num_seeds, num_units)
+    return power_of(effect, standard_error, df) >= power
 
 
 def _smallest(enough: Callable[[int], bool], limit: int) -> int | None:

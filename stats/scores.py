@@ -75,7 +75,11 @@ class ScoreTable:
             "value": values,
         }
         for name, column in columns.items():
-            size = len(values) if isinstance(column, str | int) else len(cast(list[str], column))
+            size = (
+                len(values)
+                if isinstance(column, str | int | float)
+                else len(cast(list[str], column))
+            )
             if size != len(values):
                 raise ScoreError(f"{name}: {size} entries for {len(values)} values.")
         return cls(pd.DataFrame(columns, index=range(len(values))))
@@ -343,7 +347,7 @@ def _seeds(column: pd.Series) -> IntArray:
     seeds = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = ~np.isfinite(seeds) | (seeds != np.floor(seeds))
     if bad.any():
-        raise ScoreError(f"seed: expected integers, got {column.iloc[int(np.argmax(bad))]!r}.")
+        raise ScoreError(f"seed: expected integers, got {column.iloc[int(np.argmax(bad))]}.")
     return seeds.astype(np.int64)
 
 

@@ -160,4 +160,4 @@ def exact_bound(num_units: int, level: float = 0.95) -> float:
     """
     if num_units < 1:
         raise DegenerateDataError(f"num_units must be at least 1, got {num_units}.")
-    return 1.0 - ((1.0 - level) / 2.0) ** (1.0 / num_units)
+    return float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / num_units))

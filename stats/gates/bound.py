@@ -67,7 +67,7 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         reason=f"{show_interval(inference, scale, unit='%')}: {reason}",
         estimand=(
             f"mean {config.metric} of {config.treatment}, "
-            f"{population(*grid.values_SN.shape, grid.clustered)}"
+            f"{population(grid.values_SN.shape, grid.clustered)}"
         ),
         criterion=f"{basis} {' and '.join(wanted)}",
         scale=scale,
@@ -101,10 +101,10 @@ def _decide(config: Bound, inference: MeanInference) -> tuple[Decision, str]:
 
 
 def _p_value(config: Bound, inference: MeanInference) -> float | None:
-    sides = [
-        inference.p_value(limit, side)
-        for limit, side in ((config.upper, "less"), (config.lower, "greater"))
-        if limit is not None
-    ]
+    sides: list[float | None] = []
+    if config.upper is not None:
+        sides.append(inference.p_value(config.upper, "less"))
+    if config.lower is not None:
+        sides.append(inference.p_value(config.lower, "greater"))
     known = [p for p in sides if p is not None]
     return max(known) if len(known) == len(sides) else None

@@ -64,7 +64,7 @@ def evaluate(config: Contrast, context: GateContext) -> GateResult:
         reason=f"contrast {show_interval(inference, scale)}, {shown}: {reason}",
         estimand=(
             f"mean of {config.metric}({config.treatment}) - {config.ratio:g} x "
-            f"{config.metric}({config.versus}), {population(*values_SN.shape, grid.clustered)}"
+            f"{config.metric}({config.versus}), {population(values_SN.shape, grid.clustered)}"
         ),
         criterion=f"upper < 0, that is, at least {1 - config.ratio:.0%} lower than the control",
         scale=scale,

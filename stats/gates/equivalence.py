@@ -63,7 +63,7 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
         reason=f"{shown}: {verdict}",
         estimand=(
             f"mean log ratio of {config.metric}, {config.treatment} over {config.versus}, paired "
-            f"by seed and item, {population(*values_SN.shape, grid.clustered)}"
+            f"by seed and item, {population(values_SN.shape, grid.clustered)}"
         ),
         criterion=f"{low_text}ratio < {math.exp(margin):.3f} with its whole interval",
         scale="raw",

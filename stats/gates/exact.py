@@ -43,7 +43,9 @@ def evaluate(config: Exact, context: GateContext) -> GateResult:
             "a relative difference does not exist."
         )
     relative = ours / theirs - 1.0
-    inside = relative <= config.tolerance and (config.at_most or relative >= -config.tolerance)
+    # Integers are compared as they are: 1,050 against 1,000 is within 5 %, and a quotient is not.
+    allowed = config.tolerance * theirs
+    inside = ours - theirs <= allowed and (config.at_most or ours - theirs >= -allowed)
     rule = "at most" if config.at_most else "within"
     details: dict[str, Any] = {
         "treatment_value": ours,

@@ -72,7 +72,7 @@ def evaluate(config: Monotone, context: GateContext) -> GateResult:
         ),
         estimand=(
             f"slope of {config.metric} per level over {', '.join(config.metrics)} for "
-            f"{config.treatment}, {population(*levels_SNK.shape[:2], grids[0].clustered)}"
+            f"{config.treatment}, {population(levels_SNK.shape[:2], grids[0].clustered)}"
         ),
         criterion=f"{config.direction}: slope's interval beyond 0 and Page's p < {context.alpha:g}",
         scale=scale,

@@ -75,7 +75,7 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
         reason=f"{show_interval(inference, scale)}: {reason}",
         estimand=(
             f"{what}, {config.treatment} against {config.versus}, "
-            f"{population(*values_SN.shape, grid.clustered)}"
+            f"{population(values_SN.shape, grid.clustered)}"
         ),
         criterion=criterion,
         scale=scale,

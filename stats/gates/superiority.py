@@ -61,7 +61,7 @@ def evaluate(config: Superiority, context: GateContext) -> GateResult:
         reason=reason,
         estimand=(
             f"mean paired difference ({order}) of {config.metric}, {config.treatment} against "
-            f"{config.versus}, {population(*values_SN.shape, grid.clustered)}"
+            f"{config.versus}, {population(values_SN.shape, grid.clustered)}"
         ),
         criterion=_criterion(config, scale),
         scale=scale,

@@ -78,7 +78,7 @@ def evaluate(config: TimeToEvent, context: GateContext) -> GateResult:
         reason=f"sooner by {show_interval(inference, 'raw')}: {reason}",
         estimand=(
             f"restricted mean {config.metric} (up to {float(time_2SN.max()):g}), {config.versus} "
-            f"minus {config.treatment}, {population(*values_SN.shape, times.clustered)}"
+            f"minus {config.treatment}, {population(values_SN.shape, times.clustered)}"
         ),
         criterion=(
             f"two-way log-rank p < {context.alpha:g}, gain's lower bound > {config.min_lower:g} "
@@ -103,7 +103,8 @@ def logrank_scores(time_n: FloatArray, event_n: np.ndarray[Any, Any]) -> FloatAr
     """
     at_n, deaths_k, at_risk_k = _life_table(time_n, event_n)
     hazard_k = np.cumsum(deaths_k / at_risk_k)
-    return np.asarray(event_n, dtype=np.float64) - hazard_k[at_n]
+    scores_n: FloatArray = np.asarray(event_n, dtype=np.float64) - hazard_k[at_n]
+    return scores_n
 
 
 def logrank(time_2SN: FloatArray, event_2SN: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -139,7 +140,7 @@ def _life_table(
 ) -> tuple[np.ndarray[Any, Any], FloatArray, FloatArray]:
     """Index of each distinct time, events there, and how many were at risk just before."""
     _, at_n, counts_k = np.unique(time_n, return_inverse=True, return_counts=True)
-    deaths_k = np.bincount(at_n, weights=np.asarray(event_n, dtype=np.float64))
+    deaths_k: FloatArray = np.bincount(at_n, weights=event_n.astype(np.float64)).astype(np.float64)
     at_risk_k = np.cumsum(counts_k[::-1])[::-1].astype(np.float64)
     return at_n, deaths_k, at_risk_k
 

@@ -34,7 +34,8 @@ def show_interval(inference: MeanInference, scale: Scale, *, unit: str = "pp") -
     return f"{text} [{low:{form}}, {high:{form}}]"
 
 
-def population(seeds: int, units: int, clustered: bool) -> str:
-    """What the mean runs over."""
+def population(shape: tuple[int, ...], clustered: bool) -> str:
+    """What the mean runs over; `shape` is seeds x units."""
+    seeds, units = shape
     kind = "clusters of test items (each counts once)" if clustered else "test items"
     return f"over the populations of training seeds and {kind}; {seeds} x {units:,} drawn"

@@ -209,7 +209,7 @@ def detail_lines(gate: GateResult) -> list[tuple[str, str]]:
         if gate.control_mean is not None:
             text += f", {gate.versus} {tables.figure(gate.control_mean, gate.scale)}"
         lines.append(("means", text + (" (%)" if gate.scale == "fraction" else "")))
-    if gate.components is not None and gate.components != ():
+    if gate.components is not None:
         parts = (gate.components.seed, gate.components.example, gate.components.residual)
         names = ("seed", "item", "residual")
         text = ", ".join(

@@ -1,0 +1,74 @@
+"""Slow references of the fast paths, written to be read. The tests compare against them.
+
+Plain loops over the definitions, without closed forms, matrix products or lattices.
+
+Shapes: B resamples, S seeds, N units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def mean_squares(values_SN: FloatArray) -> tuple[float, float, float]:
+    """Mean squares of seeds, units and residual of a grid."""
+    num_seeds, num_units = values_SN.shape
+    mean = sum(float(v) for row in values_SN for v in row) / (num_seeds * num_units)
+    seed = [sum(map(float, row)) / num_units for row in values_SN]
+    unit = [sum(map(float, column)) / num_seeds for column in values_SN.T]
+    square_seed = num_units * sum((m - mean) ** 2 for m in seed) / (num_seeds - 1)
+    square_unit = num_seeds * sum((m - mean) ** 2 for m in unit) / (num_units - 1)
+    residual = 0.0
+    for s in range(num_seeds):
+        for i in range(num_units):
+            residual += (float(values_SN[s, i]) - seed[s] - unit[i] + mean) ** 2
+    return square_seed, square_unit, residual / ((num_seeds - 1) * (num_units - 1))
+
+
+def crossed_replicates(
+    values_SN: FloatArray,
+    seed_draws_BS: npt.NDArray[np.int64],
+    unit_draws_BN: npt.NDArray[np.int64],
+) -> FloatArray:
+    """Mean of the grid on each resample of seeds and units, given as drawn indices."""
+    replicates = []
+    for seeds, units in zip(seed_draws_BS, unit_draws_BN, strict=True):
+        total = 0.0
+        for s in seeds:
+            for i in units:
+                total += float(values_SN[s, i])
+        replicates.append(total / values_SN.size)
+    return np.array(replicates)
+
+
+def acceleration(values_SN: FloatArray) -> float:
+    """BCa acceleration over both factors, by leaving out one seed or one unit at a time."""
+    cubes = squares = 0.0
+    for axis in (0, 1):
+        size = values_SN.shape[axis]
+        left_out = [float(np.delete(values_SN, at, axis=axis).mean()) for at in range(size)]
+        centre = sum(left_out) / size
+        for value in left_out:
+            influence = (size - 1) * (centre - value)
+            cubes += influence**3 / size**3
+            squares += influence**2 / size**2
+    return cubes / (6.0 * squares**1.5)
+
+
+def benjamini_hochberg(p_values: Sequence[float], penalty: float = 1.0) -> list[float]:
+    """Adjusted p-value of each hypothesis: the smallest q at which it would be rejected."""
+    size = len(p_values)
+    adjusted = []
+    for p in p_values:
+        later = [
+            size * penalty * other / sum(1 for q in p_values if q <= other)
+            for other in p_values
+            if other >= p
+        ]
+        adjusted.append(min(1.0, *later) if later else 1.0)
+    return adjusted
