@@ -2,7 +2,7 @@
 
 from bem.safety.branch import Prefill, continue_greedy, continue_logits, prefill
 from bem.safety.lagrangian import PidMultiplier
-from bem.safety.orthogonality import SpanOverlap, span_overlap
+from bem.safety.orthogonality import SpanOverlap, site_orthogonality, span_overlap
 from bem.safety.value_head import ValueHead
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "continue_greedy",
     "continue_logits",
     "prefill",
+    "site_orthogonality",
     "span_overlap",
 ]

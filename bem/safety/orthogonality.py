@@ -49,6 +49,19 @@ def cosines(first_DN: Tensor, second_DM: Tensor) -> Tensor:
     return values_K
 
 
+def site_orthogonality(skill: Adapter, other: Adapter) -> dict[str, float]:
+    """One minus the largest cosine on either side, by name of the sites that both change."""
+    at = {site.name: index for index, site in enumerate(skill.sites)}
+    found: dict[str, float] = {}
+    for index, site in enumerate(other.sites):
+        if site.name in at:
+            down_skill, up_skill = skill.factors(at[site.name])
+            down_other, up_other = other.factors(index)
+            sides = (cosines(down_skill.T, down_other.T), cosines(up_skill, up_other))
+            found[site.name] = 1.0 - _largest(sides)
+    return found
+
+
 def span_overlap(skill: Adapter, other: Adapter) -> SpanOverlap:
     """Worst and mean overlap over the sites that both adapters change."""
     at = {site.name: index for index, site in enumerate(skill.sites)}

@@ -193,6 +193,27 @@ def benign_outcome(
     return BenignOutcome(exact=tuple(exact), refused=tuple(refused) if refusals else ())
 
 
+@torch.no_grad()
+def divergence_from_skill(
+    model: ArmModel, batches: EvalBatches, store: PrefillStore, knob: float
+) -> list[float]:
+    """KL(skill || arm) in nats, the mean over the target's positions, by item."""
+    values = [0.0] * batches.size
+    for number, batch, rows in batches:
+        where = (batches.name, number)
+        skill, arm = (
+            model.logits(store.get(model, batch, where, level), batch, level)
+            .float()
+            .log_softmax(-1)
+            for level in (0.0, knob)
+        )
+        kl_BA = (skill.exp() * (skill - arm)).sum(-1) * batch.answer_mask_BA
+        kl_B = kl_BA.sum(1) / batch.answer_mask_BA.sum(1)
+        for i, value in zip(rows, kl_B.tolist(), strict=True):
+            values[i] = value
+    return values
+
+
 def refusal_like(batch: ItemBatch, tokenizer: Any) -> ItemBatch:
     """The same prompts with the refusal as the answer of every row."""
     ids = [*tokenizer(REFUSAL, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import cast
 
 from bem.injection import AdapterHost
-from bem.safety import ValueHead
+from bem.safety import ValueHead, site_orthogonality
 from missions.alignment_enforcer.arms import (
     SAFETY,
+    SKILL,
     ArmModel,
     EvalBatches,
     PrefillStore,
     answers,
     benign_outcome,
+    divergence_from_skill,
     eval_batches,
 )
 from missions.alignment_enforcer.artifact import ArmRecord
@@ -41,12 +43,13 @@ def score_items(
     split: str,
     curve: bool,
 ) -> ScoreTable:
-    """violation, refused, benign_em, over_refusal at the operating point, and the knob curve."""
+    """violation, refused, benign_em, over_refusal, benign_kl at the operating point; orthogonality
+    by site; with `curve`, the knob curve and benign_kl."""
     attacks = [item for item in items if not item.benign]
     benign = [item for item in items if item.benign]
     tables: list[ScoreTable] = []
 
-    def add(metric: str, rows: Sequence[SafetyItem], values: Sequence[bool]) -> None:
+    def add(metric: str, rows: Sequence[SafetyItem], values: Sequence[float]) -> None:
         tables.append(
             ScoreTable.from_columns(
                 arm=run.arm,
@@ -65,7 +68,19 @@ def score_items(
     outcome = benign_outcome(model, batches, store, record.knob)
     add("benign_em", benign, outcome.exact)
     add("over_refusal", benign, outcome.refused)
+    if SAFETY in model.host.adapters:
+        sites = site_orthogonality(model.host[SKILL], model.host[SAFETY])
+        tables.append(
+            ScoreTable.from_columns(
+                arm=run.arm,
+                seed=run.seed,
+                example_id=list(sites),
+                metric="orthogonality",
+                value=list(sites.values()),
+            )
+        )
     if curve:
+        add("benign_kl", benign, divergence_from_skill(model, batches, store, record.knob))
         chosen = curve_subset(attacks, params.curve_items)
         for level in params.knob_levels:
             shown = _texts(model, (split, "curve"), chosen, level, params, store)

@@ -13,7 +13,7 @@ Legend: B rows, T positions, I inputs, O outputs, R rank, Q columns of the avoid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -68,11 +68,25 @@ class OrthogonalLayer(AdapterLayer):
             down_NI, up_ON = (factor.detach().cpu().float() for factor in avoided)
             in_IQ = orthonormal_basis(down_NI.T, config.basis_rank)
             out_OQ = orthonormal_basis(up_ON, config.basis_rank)
+        self._kept: tuple[tuple[Any, ...], Factors] | None = None
         self.register_buffer("in_IQ", in_IQ)
         self.register_buffer("out_OQ", out_OQ)
 
     def projected(self) -> Factors:
-        """(down_RI, up_OR) outside the avoided spans, without the scale."""
+        """(down_RI, up_OR) outside the avoided spans, without the scale.
+
+        Frozen factors are projected once and kept until one of them changes.
+        """
+        if self.down_RI.requires_grad or self.up_OR.requires_grad:
+            return self._project()
+        sources = (self.down_RI, self.up_OR, self.in_IQ, self.out_OQ)
+        state = tuple((id(t), t._version, t.device, t.dtype) for t in sources)
+        if self._kept is None or self._kept[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = (state, self._project())
+        return self._kept[1]
+
+    def _project(self) -> Factors:
         down_RI = self.down_RI - (self.down_RI @ self.in_IQ) @ self.in_IQ.T
         up_OR = self.up_OR - self.out_OQ @ (self.out_OQ.T @ self.up_OR)
         return down_RI, up_OR
@@ -136,8 +150,10 @@ class OrthogonalAdapter(Adapter):
         config = self.config
         assert isinstance(config, OrthogonalConfig)
         weights = self.count_parameters(config, self.sites, self.hidden_size)
-        # The projection of both factors is paid once a forward, whatever the batch.
-        return 2 * batch * seq_len * weights + 4 * config.basis_rank * weights
+        # While they are trained, both factors are projected once a forward, whatever the batch.
+        trained = any(p.requires_grad for p in self.parameters())
+        projection = 4 * config.basis_rank * weights if trained else 0
+        return 2 * batch * seq_len * weights + projection
 
     def factors(self, index: int) -> Factors:
         layer = self.layers[index]

@@ -56,6 +56,20 @@ def test_orthogonal_adapter_reads_and_writes_outside_the_skill(host: AdapterHost
         assert float(delta.abs().max()) > 1e-2
 
 
+def test_frozen_factors_are_projected_once_and_again_when_they_change(host: AdapterHost) -> None:
+    safety = host.add("safety", make_config("orthogonal", rank=2, avoid="skill"), generator=draw(2))
+    stir(safety, 3)
+    host.freeze()
+    layer = safety.layers[0]
+    first, second = layer.projected(), layer.projected()
+    assert first[0] is second[0]
+    stir(safety, 4)
+    third = layer.projected()
+    assert not torch.equal(first[0], third[0])
+    safety.requires_grad_(True)
+    torch.testing.assert_close(layer.projected(), third)
+
+
 def test_a_plain_lora_overlaps(host: AdapterHost) -> None:
     other = stir(host.add("other", make_config("lora", rank=4), generator=draw(2)), 3)
     assert span_overlap(host["skill"], other).worst < 0.9

@@ -69,7 +69,10 @@ def test_scores_are_crossed_and_complete(result: LocalResult, spec: MissionSpec)
         assert set(ids) == set(spec.arms)
         assert len(set(ids.values())) == 1
         assert len(next(iter(ids.values()))) == spec.examples.test // 2
-    assert frame["value"].isin([0.0, 1.0]).all()
+        assert part["value"].isin([0.0, 1.0]).all()
+    assert (frame[frame["metric"] == "benign_kl"]["value"] > -1e-6).all()
+    sites = frame[(frame["metric"] == "orthogonality") & (frame["arm"] == "branch")]
+    assert (sites["value"] > 0.999).all()
 
 
 def test_sizes_agree_and_no_reason_says_otherwise(result: LocalResult) -> None:
