@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
@@ -332,7 +333,7 @@ class _Campaign:
                 raise StorageError(str(disk), log=str(self._settings.paths.logs))
             lines = str(job.error).strip().splitlines() or [type(job.error).__name__]
             reason = f"the worker group failed: {lines[-1]}"
-            self._ledger.event("error", name, f"{reason}\n{job.error}")
+            self._ledger.event("error", name, reason)
         self._ledger.call("end_job", job.name, reason)
 
     def _goes_on(self, reader: LedgerReader, name: str, mission: _Mission) -> bool:
@@ -352,7 +353,8 @@ class _Campaign:
             reason = f"the worker group ended with {len(left)} runs open" + (
                 f": {type(error).__name__}" if error else ""
             )
-            self._ledger.fail_mission(name, reason=reason, traceback=str(error or ""))
+            trace = "".join(tracebacks.format_exception(error)) if error else ""
+            self._ledger.fail_mission(name, reason=reason, traceback=trace)
 
     def _sweep(self) -> None:
         if time.monotonic() - self._swept >= SWEEP_S:

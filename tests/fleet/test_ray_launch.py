@@ -20,7 +20,11 @@ from fleet.launch import Order, carry_out
 from fleet.ledger.reader import LedgerReader
 from fleet.states import RunState
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # Ray's own: building a trainer touches deprecated fields of its data context.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
