@@ -6,13 +6,13 @@ seed) is trained once here. It knows the mission's files and figures, not its ga
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save
 
 from bem.base import BaseModel as FrozenBase
@@ -35,6 +35,7 @@ from missions.agentic_planner.world import Item
 from missions.seeding import torch_generator
 
 _POLICY = "policy.safetensors"
+_CHOICE = "choice.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,15 +184,35 @@ def load_policy(folder: Path, space: PlanSpace, device: torch.device) -> MacroPo
     return policy.to(device)
 
 
-def save_choice(folder: Path, choice: Mapping[str, str]) -> None:
-    """Writes how an arm chooses its plan."""
-    write_durably(folder / "choice.json", (json.dumps(dict(choice), indent=1) + "\n").encode())
+class Choice(BaseModel):
+    """How an arm answers: its rule, its one plan where it has one, its token budgets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: str
+    plan: str
+    budget: dict[str, int]
+    horizon: int
 
 
-def load_choice(folder: Path) -> dict[str, str]:
-    """What `save_choice` wrote."""
-    choice: dict[str, str] = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
-    return choice
+def save_choice(folder: Path, rule: str, plan: str, setting: Setting) -> None:
+    """Writes how an arm answers."""
+    choice = Choice(
+        rule=rule, plan=plan, budget=dict(setting.budget), horizon=setting.space.horizon
+    )
+    write_durably(folder / _CHOICE, (choice.model_dump_json(indent=1) + "\n").encode())
+
+
+def load_choice(folder: Path, base: FrozenBase, rows: int) -> tuple[Choice, Setting]:
+    """What `save_choice` wrote, and the setting under which the arm was trained."""
+    choice = Choice.model_validate_json((folder / _CHOICE).read_bytes())
+    setting = Setting(
+        marks=Marks.of(base.tokenizer),
+        space=PlanSpace(SKILLS, choice.horizon),
+        budget=choice.budget,
+        rows=rows,
+    )
+    return choice, setting
 
 
 def random_plans(space: PlanSpace, count: int, rng: np.random.Generator) -> list[str]:

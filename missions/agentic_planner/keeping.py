@@ -69,7 +69,7 @@ def keep_planner(
         else:
             flops = planner_flops(host, planner.answers.of(plans[rule]), None)
         plan = planner.best_fixed if rule == "fixed" else ""
-        contest.save_choice(folder, {"rule": rule, "plan": plan})
+        contest.save_choice(folder, rule, plan, field.setting)
         cost = ArmCost(
             arm=run.arm,
             trainable_params=trainable,
@@ -102,7 +102,7 @@ def keep_fused(
     for rule, run in runs.items():
         folder = ctx.artifact_dir(run)
         contest.save_adapters(host, (FUSED,), folder, seed)
-        contest.save_choice(folder, {"rule": rule})
+        contest.save_choice(folder, rule, "", field.setting)
         answers, trainable = own, size
         if rule == "shared":
             assert policy is not None

@@ -25,6 +25,7 @@ from missions.agentic_planner.scoring import (
     Answers,
     FusedContestant,
     PlanAnswers,
+    Setting,
     em_table,
     prompt_features,
     run_contestant,
@@ -117,31 +118,29 @@ class AgenticPlanner(Mission):
     def evaluate(
         self, spec: MissionSpec, run: Run, artifact: Artifact, split: Split, ctx: Context
     ) -> ScoreTable:
-        params, base = _params(spec), ctx.base()
-        field = contest.ground(base, world.load(ctx.data_dir, "train"), params)
-        chains = encode_chains(world.load(ctx.data_dir, split), base.tokenizer, field.setting.marks)
-        space, rule = field.setting.space, _rule(spec, run)
+        base, rule = ctx.base(), _rule(spec, run)
+        choice, setting = contest.load_choice(artifact.path, base, _params(spec).eval_rows)
+        chains = encode_chains(world.load(ctx.data_dir, split), base.tokenizer, setting.marks)
         if rule in FUSED_RULES:
             host = contest.load_adapters(base, (FUSED,), artifact.path)
-            answers = self._fused_answers(host, artifact, chains, field)
+            answers = self._fused_answers(host, artifact, chains, setting)
             if rule == "shared":
-                features_QF = prompt_features(host, chains, field.setting)
-                policy = contest.load_policy(artifact.path, space, base.device)
-                plans = policy.plan(features_QF)
-                answers = with_plans(host, chains, field.setting, answers, plans)
+                policy = contest.load_policy(artifact.path, setting.space, base.device)
+                plans = policy.plan(prompt_features(host, chains, setting))
+                answers = with_plans(host, chains, setting, answers, plans)
             host.detach()
             return scores_of(run, answers, chains)
-        scored = self._plan_answers(base, artifact, chains, field)
+        scored = self._plan_answers(base, artifact, chains, setting)
         if rule == "planner":
-            policy = contest.load_policy(artifact.path, space, base.device)
+            policy = contest.load_policy(artifact.path, setting.space, base.device)
             plans = policy.plan(scored.features_QF)
         elif rule == "fixed":
-            plans = [contest.load_choice(artifact.path)["plan"]] * len(chains)
+            plans = [choice.plan] * len(chains)
         elif rule == "random":
             rng = numpy_generator(run.seed, "agentic_planner", "random_plan", split)
-            plans = contest.random_plans(space, len(chains), rng)
+            plans = contest.random_plans(setting.space, len(chains), rng)
         else:
-            plans = [space.plans[int(i)] for i in em_table(scored, chains).argmax(1)]
+            plans = [setting.space.plans[int(i)] for i in em_table(scored, chains).argmax(1)]
         return scores_of(run, scored.of(plans), chains)
 
     def report_extras(
@@ -168,14 +167,14 @@ class AgenticPlanner(Mission):
         base: FrozenBase,
         artifact: Artifact,
         chains: Sequence[Chain],
-        field: contest.Ground,
+        setting: Setting,
     ) -> PlanAnswers:
         """Every plan on every query; kept, because four arms of a seed ask for the same."""
         key = _content(base, artifact, SKILL_ADAPTERS, chains)
         if key not in self._plans:
             self._plans.clear()
             host = contest.load_adapters(base, SKILL_ADAPTERS, artifact.path)
-            self._plans[key] = run_plans(host, chains, field.setting)
+            self._plans[key] = run_plans(host, chains, setting)
             host.detach()
         return self._plans[key]
 
@@ -184,14 +183,14 @@ class AgenticPlanner(Mission):
         host: AdapterHost,
         artifact: Artifact,
         chains: Sequence[Chain],
-        field: contest.Ground,
+        setting: Setting,
     ) -> Answers:
         """The fused adapter's own answers; kept, because two arms of a seed ask for them."""
         key = _content(host.base, artifact, (FUSED,), chains)
         if key not in self._fused:
             self._fused.clear()
-            who = FusedContestant(field.setting)
-            self._fused[key] = run_contestant(host, chains, field.setting, who)
+            who = FusedContestant(setting)
+            self._fused[key] = run_contestant(host, chains, setting, who)
         return self._fused[key]
 
 
