@@ -1,10 +1,12 @@
 """The shared controller of adapters with a sequence code: prompt features in, code out.
 
-    f = pool over prompt positions of norm(h)          h: frozen-base features, pool: see `Pool`
+    f = norm(pool over prompt positions of norm(h))    h: frozen-base features, pool: see `Pool`
     u = tanh(trunk [f, side])                          one trunk for the whole adapter
     code = heads u                                     one head a site, held as one matrix
 
-It reads prompt positions only, so a code never sees what comes after them. It knows no adapter.
+It reads prompt positions only, so a code never sees what comes after them. Means of many tokens
+are small and alike; the second norm brings them back to unit size, or codes hardly differ between
+prompts at first. It knows no adapter.
 
 Legend: B rows, T positions, D hidden size, F side features, H controller width, N code size.
 """
@@ -78,7 +80,8 @@ class SequenceController(nn.Module):
             score_BT = score_BT.masked_fill(~prefix_mask_BT, -1e4)
             weight_BT = weight_BT * (score_BT - score_BT.amax(1, keepdim=True)).exp()
         weight_BT = weight_BT / weight_BT.sum(1, keepdim=True).clamp_min(1e-9)
-        return torch.bmm(weight_BT.unsqueeze(1), f_BTD).squeeze(1)
+        pooled_BD = torch.bmm(weight_BT.unsqueeze(1), f_BTD).squeeze(1)
+        return nn.functional.layer_norm(pooled_BD, pooled_BD.shape[-1:])
 
     @staticmethod
     def count_parameters(

@@ -22,6 +22,9 @@ class GeneratedConfig(AdapterConfig):
     """One code a sequence, from its prompt; or one a token, from the site's own input."""
     controller_width: int = Field(default=16, ge=1)
     """Hidden units of the sequence controller."""
+    code_spread: float = Field(default=6.0, ge=0)
+    """How far codes of different prompts lie apart at the start (bound of the head weights, times
+    1 / sqrt(controller_width)); small values learn slowly where contexts conflict."""
     pool: Literal["attention", "mean", "last"] = "attention"
     """How the sequence controller pools prompt positions."""
     feature_layer: int = Field(default=0, ge=0)

@@ -107,7 +107,7 @@ class GeneratedAdapter(Adapter):
                 width=config.controller_width,
                 code_size=len(sites) * config.rank,
                 pool=config.pool,
-                head_spread=1.0,
+                head_spread=config.code_spread,
                 head_bias=1.0,
                 generator=generator,
             )
