@@ -57,7 +57,7 @@ def acceleration(values_SN: FloatArray) -> float:
             influence = (size - 1) * (centre - value)
             cubes += influence**3 / size**3
             squares += influence**2 / size**2
-    return cubes / (6.0 * squares**1.5)
+    return float(cubes / (6.0 * squares**1.5))
 
 
 def benjamini_hochberg(p_values: Sequence[float], penalty: float = 1.0) -> list[float]:

@@ -14,6 +14,7 @@ from stats.plain import from_plain, to_plain
 from stats.twoway import VarianceComponents
 
 Decision = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
+PassingSide = Literal["above", "below", "within", "equal"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,7 @@ class GateResult:
     """The pass rule with its margins, in words."""
     scale: Literal["fraction", "raw"] = "raw"
     """fraction: the estimate reads in percentage points."""
-    passing_side: Literal["above", "below", "within", "equal"] = "above"
+    passing_side: PassingSide = "above"
     margins: tuple[float, ...] = ()
     """Values of the estimate at which the decision turns."""
     estimate: float | None = None

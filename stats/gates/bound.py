@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stats.gates.base import GateBase, GateContext, is_binary, is_fraction
+from stats.gates.base import GateBase, GateContext, identity, is_binary, is_fraction
 from stats.gates.measured import ZERO_VARIATION, measured
 from stats.gates.wording import Scale, population, show, show_interval
 from stats.inference import MeanInference, infer_mean
-from stats.result import Decision, GateResult
+from stats.result import Decision, GateResult, Interval, PassingSide
 
 
 class Bound(GateBase):
@@ -41,23 +41,50 @@ CONFIG = Bound
 
 
 def evaluate(config: Bound, context: GateContext) -> GateResult:
-    """Two-way t of the mean against the limits."""
+    """Two-way t of the mean against the limits, or the mean alone."""
     grid = context.arm(config.metric, config.treatment)
-    scale: Scale = "fraction" if is_fraction(grid.values_SN) else "raw"
+    values_SN = grid.values_SN
+    scale: Scale = "fraction" if is_fraction(values_SN) else "raw"
+    limits = tuple(limit for limit in (config.lower, config.upper) if limit is not None)
+    side: PassingSide = (
+        "within" if len(limits) == 2 else "below" if config.lower is None else "above"
+    )
+    estimand = (
+        f"mean {config.metric} of {config.treatment}, {population(values_SN.shape, grid.clustered)}"
+    )
+    on_point = config.decide_on == "point"
+    if on_point and min(values_SN.shape) < 2:
+        # A figure of one seed, or one figure a run: nothing but the mean can be given.
+        estimate = float(values_SN.mean())
+        decision, reason = _decide_point(config, estimate)
+        return GateResult(
+            **identity(config),
+            decision=decision,
+            reason=f"{show(estimate, scale, unit='%')}: {reason}",
+            estimand=estimand,
+            criterion=_criterion(config, scale),
+            scale=scale,
+            passing_side=side,
+            margins=limits,
+            estimate=estimate,
+            treatment_mean=estimate,
+            seeds=grid.seeds,
+            seed_estimates=tuple(values_SN.mean(axis=1).tolist()),
+            num_examples=len(grid.example_ids),
+            num_units=values_SN.shape[1],
+            details={"decide_on": config.decide_on},
+        )
     inference = infer_mean(
-        grid.values_SN,
+        values_SN,
         context.resampler,
         level=context.level,
-        value_range=(0.0, 1.0) if is_binary(grid.values_SN) else None,
+        value_range=(0.0, 1.0) if is_binary(values_SN) else None,
     )
-    decision, reason = _decide(config, inference)
-    limits = tuple(limit for limit in (config.lower, config.upper) if limit is not None)
-    wanted = [f"> {show(config.lower, scale, unit='%')}"] if config.lower is not None else []
-    if config.upper is not None:
-        wanted.append(f"< {show(config.upper, scale, unit='%')}")
+    if on_point:
+        decision, reason = _decide_point(config, inference.estimate)
+    else:
+        decision, reason = _decide(config, inference.interval)
     nearest = min(limits, key=lambda limit: abs(limit - inference.estimate))
-    side = "within" if len(limits) == 2 else "below" if config.lower is None else "above"
-    basis = "interval" if config.decide_on == "interval" else "point (descriptive)"
     return measured(
         config,
         context,
@@ -65,28 +92,36 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         inference,
         decision=decision,
         reason=f"{show_interval(inference, scale, unit='%')}: {reason}",
-        estimand=(
-            f"mean {config.metric} of {config.treatment}, "
-            f"{population(grid.values_SN.shape, grid.clustered)}"
-        ),
-        criterion=f"{basis} {' and '.join(wanted)}",
+        estimand=estimand,
+        criterion=_criterion(config, scale),
         scale=scale,
         passing_side=side,
         margins=limits,
-        p_value=_p_value(config, inference) if config.decide_on == "interval" else None,
-        assumed=(inference.estimate, nearest) if config.decide_on == "interval" else None,
+        p_value=None if on_point else _p_value(config, inference),
+        assumed=None if on_point else (inference.estimate, nearest),
         details={"decide_on": config.decide_on},
     )
 
 
-def _decide(config: Bound, inference: MeanInference) -> tuple[Decision, str]:
-    if config.decide_on == "point":
-        value = inference.estimate
-        inside = (config.upper is None or value <= config.upper) and (
-            config.lower is None or value >= config.lower
-        )
-        return ("PASS", "within the limit") if inside else ("FAIL", "beyond the limit")
-    interval = inference.interval
+def _criterion(config: Bound, scale: Scale) -> str:
+    on_point = config.decide_on == "point"
+    equal = "=" if on_point else ""
+    wanted: list[str] = []
+    if config.lower is not None:
+        wanted.append(f">{equal} {show(config.lower, scale, unit='%')}")
+    if config.upper is not None:
+        wanted.append(f"<{equal} {show(config.upper, scale, unit='%')}")
+    return f"{'point (descriptive)' if on_point else 'interval'} {' and '.join(wanted)}"
+
+
+def _decide_point(config: Bound, estimate: float) -> tuple[Decision, str]:
+    inside = (config.upper is None or estimate <= config.upper) and (
+        config.lower is None or estimate >= config.lower
+    )
+    return ("PASS", "within the limit") if inside else ("FAIL", "beyond the limit")
+
+
+def _decide(config: Bound, interval: Interval | None) -> tuple[Decision, str]:
     if interval is None:
         return "INVALID", ZERO_VARIATION.format(what="the score is the same everywhere")
     under = config.upper is None or interval.high < config.upper

@@ -9,7 +9,7 @@ from stats.effects import effect_sizes
 from stats.gates.base import GateBase, GateContext, identity
 from stats.gates.wording import Scale
 from stats.inference import MeanInference
-from stats.result import Decision, GateResult
+from stats.result import Decision, GateResult, PassingSide
 from stats.scores import ArmGrid, PairedGrid
 
 ZERO_VARIATION = "zero variation: {what}, so no interval exists and nothing was tested"
@@ -26,7 +26,7 @@ def measured(
     estimand: str,
     criterion: str,
     scale: Scale,
-    passing_side: str,
+    passing_side: PassingSide,
     margins: tuple[float, ...],
     p_value: float | None,
     assumed: tuple[float, float] | None,
@@ -58,7 +58,7 @@ def measured(
         estimand=estimand,
         criterion=criterion,
         scale=scale,
-        passing_side=passing_side,  # type: ignore[arg-type]
+        passing_side=passing_side,
         margins=margins,
         estimate=inference.estimate,
         interval=inference.interval,

@@ -241,6 +241,10 @@ def test_bound_on_interval_and_point(make_table):
     assert (exact.decision, exact.p_value) == ("PASS", None)
     assert "descriptive" in exact.criterion
     assert run(constant, kind="bound", upper=2.9, decide_on="point").decision == "FAIL"
+    single = make_table({"t": np.array([[0.94], [0.98]])})
+    found = run(single, kind="bound", lower=0.95, decide_on="point")
+    assert (found.decision, found.estimate, found.interval) == ("PASS", pytest.approx(0.96), None)
+    assert run(single, kind="bound", lower=0.95).decision == "INCONCLUSIVE"
 
 
 def test_contrast_tests_the_reduction(make_table, make_pair):
