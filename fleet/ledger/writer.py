@@ -61,7 +61,7 @@ class Ledger:
                 self._put_meta(key, json.dumps(value, sort_keys=True))
             self._put_meta("code_version", json.dumps(plan.code_version))
             for work in plan.works:
-                spec_json = json.dumps(work.spec.model_dump(mode="json"), sort_keys=True)
+                spec_json = json.dumps(work.spec.model_dump(mode="json"))
                 known = self._one("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)
                 if known is not None:
                     if known[0] != work.spec_hash:
