@@ -146,7 +146,7 @@ class MemoryLM(nn.Module):
         state = self.initial(ids_BT.shape[0])
         early_BT, late_BT = ids_BT[:, :-seen], ids_BT[:, -seen:]
         gates = []
-        for piece_BT in early_BT.split(piece_chunks * chunk, dim=1) if early_BT.shape[1] else ():
+        for piece_BT in _pieces(early_BT, piece_chunks * chunk):
             state, logit_BNC = self._absorb(piece_BT, state, tables)
             gates.append(logit_BNC.flatten(1))
         h_BNCD, _, logit_BNC = self._memory(late_BT, state, tables)
@@ -216,13 +216,13 @@ class MemoryLM(nn.Module):
             shape = (ids_BT.shape[0], ids_BT.shape[1] // chunk, chunk)
             return tables.key_IK.new_zeros(shape), None
         local_BT = tables.gate_I1.squeeze(1)[rows_BT3].sum(dim=2) + self.gate_bias
-        logit_BNC = local_BT.unflatten(1, (-1, chunk))
+        logit_BNC = local_BT.reshape(len(local_BT), -1, chunk)
         if self.coupling is None or tables.coupling_LG is None or state.coupling is None:
             return logit_BNC, None
         mean_NG = functional.embedding_bag(
             ids_BT.reshape(-1, chunk), tables.coupling_LG, mode="mean"
         )
-        enter_BNG, keep_BNG = mean_NG.unflatten(0, logit_BNC.shape[:2]).chunk(2, dim=2)
+        enter_BNG, keep_BNG = mean_NG.reshape(*logit_BNC.shape[:2], -1).chunk(2, dim=2)
         add_BN, coupling = self.coupling(enter_BNG, keep_BNG, state.coupling)
         return logit_BNC + add_BN.unsqueeze(2), coupling
 
@@ -239,8 +239,8 @@ class MemoryLM(nn.Module):
         k_BNRK = functional.normalize(_lookup(rows_BR3, tables.key_IK), dim=-1)
         v_BNRV = _lookup(rows_BR3, tables.value_IV)
         return (
-            k_BNRK.unflatten(1, shape[1:]),
-            v_BNRV.unflatten(1, shape[1:]),
+            k_BNRK.reshape(*shape, -1),
+            v_BNRV.reshape(*shape, -1),
             busy_BNC.gather(2, where_BNR),
         )
 
@@ -271,14 +271,14 @@ class MemoryLM(nn.Module):
         k_BNRK, v_BNRV, logit_BNR = self._candidates(rows_BT3, logit_BNC, tables, every)
         q_BTK = functional.normalize(_lookup(rows_BT3, tables.query_IK), dim=-1)
         store, reads = state.store, []
-        for index, q_BCK in enumerate(q_BTK.split(chunk, dim=1)):
+        for index, q_BCK in enumerate(_pieces(q_BTK, chunk)):
             reads.append(self.store.read(store, q_BCK))
             store = self.store.write(store, k_BNRK[:, index], v_BNRV[:, index], logit_BNR[:, index])
         h_BTD = self.embedding(ids_BT) + self.from_memory(torch.cat(reads, dim=1))
         after = StreamState(
             store=store, coupling=coupling, history_B2=_last_two(ids_BT, state), windows=None
         )
-        return h_BTD.unflatten(1, (-1, chunk)), after, logit_BNC
+        return h_BTD.reshape(len(h_BTD), -1, chunk, h_BTD.shape[2]), after, logit_BNC
 
     def _head(self, h_BNCD: Tensor) -> Tensor:
         scale = self.config.width**-0.5
@@ -298,7 +298,12 @@ def _build_store(config: MemoryLMConfig) -> MemoryStore:
 def _lookup(rows_BT3: Tensor, table_IX: Tensor) -> Tensor:
     """Sum over the taps: (B, T, X)."""
     found = functional.embedding_bag(rows_BT3.flatten(0, 1), table_IX, mode="sum")
-    return found.unflatten(0, rows_BT3.shape[:2])
+    return found.reshape(*rows_BT3.shape[:2], -1)
+
+
+def _pieces(x_BTX: Tensor, length: int) -> list[Tensor]:
+    """Consecutive stretches along axis 1; none of an empty one."""
+    return [x_BTX[:, i : i + length] for i in range(0, x_BTX.shape[1], length)]
 
 
 def _last_two(ids_BT: Tensor, state: StreamState) -> Tensor:

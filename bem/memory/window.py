@@ -66,7 +66,7 @@ class WindowBlock(nn.Module):
         return 2 * products + 4 * 2 * self.chunk * self.query.out_features
 
     def _heads(self, x_BNCD: Tensor) -> Tensor:
-        return x_BNCD.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        return x_BNCD.reshape(*x_BNCD.shape[:-1], self.heads, -1).transpose(2, 3)
 
     def _keys_values(self, normal_BNCD: Tensor) -> tuple[Tensor, Tensor]:
         k_BNCD, v_BNCD = self.key_value(normal_BNCD).chunk(2, dim=-1)

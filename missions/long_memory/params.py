@@ -72,8 +72,6 @@ class TrainParams(_Strict):
     max_facts: int = Field(default=40, ge=1)
     filler_weight: float = Field(default=0.1, ge=0)
     """Weight of all other tokens of the last section in the loss; answers weigh 1."""
-    gate_penalty: float = Field(default=0.0, ge=0)
-    """Weight of the mean gate in the loss."""
 
 
 class EvaluationParams(_Strict):
@@ -133,3 +131,5 @@ class ArmParams(_Strict):
 
     store: StoreConfig
     gate: GateConfig = GateConfig()
+    gate_penalty: float = Field(default=0.0, ge=0)
+    """Weight of the mean gate in the loss; tuned for each store with equal effort."""

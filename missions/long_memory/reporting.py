@@ -16,6 +16,8 @@ from stats.scores import ScoreTable
 
 _KEPT = 0.85
 """NoLiMa's rule (2502.05167): effective length is the longest with 85 % of the short accuracy."""
+_KNOWS = 0.5
+"""An arm under this at the shortest length has no effective length."""
 
 
 def length_figures(
@@ -59,13 +61,16 @@ def arm_table(
     rows = []
     for arm in arms:
         runs = {run.seed: art for run, art in artifacts.items() if run.arm == arm}
-        failed = sorted(seed for seed, art in runs.items() if art.figures["failed_to_train"] > 0)
+        checked = [art for art in runs.values() if "failed_to_train" in art.figures]
+        failed = sorted(
+            seed for seed, art in runs.items() if art.figures.get("failed_to_train", 0.0) > 0
+        )
+        trained = f"{len(runs) - len(failed)} of {len(runs)}" if checked else "out of reach"
         rows.append(
             (
                 arm,
                 max(art.cost.persistent_bytes or 0 for art in runs.values()),
-                f"{len(runs) - len(failed)} of {len(runs)}"
-                + (f" (failed: seed {', '.join(map(str, failed))})" if failed else ""),
+                trained + (f" (failed: seed {', '.join(map(str, failed))})" if failed else ""),
                 effective_length(params, scores, arm),
                 _figure(runs.values(), "fact_write_rate"),
                 _figure(runs.values(), "false_writes_per_stream"),
@@ -78,8 +83,9 @@ def arm_table(
         caption=f"Trained: at least {params.trained_floor:.0%} right on dev at "
         f"{min(params.evaluation.all_lengths)} tokens and the lightest load; an arm below that "
         "failed to train and is not called beaten. Effective length: the longest with "
-        f"{_KEPT:.0%} of the arm's own short accuracy. Gate figures on dev at {second} tokens, "
-        "means over seeds; coupling gap: accuracy lost when the coupling is cut out.",
+        f"{_KEPT:.0%} of the arm's own short accuracy (0: under {_KNOWS:.0%} right there). "
+        f"Gate figures on dev at {second} tokens, means over seeds; "
+        "coupling gap: accuracy lost when the coupling is cut out.",
         columns=(
             "arm",
             "memory bytes",
@@ -94,9 +100,11 @@ def arm_table(
 
 
 def effective_length(params: LongMemoryParams, scores: ScoreTable, arm: str) -> int:
-    """Longest length up to which every accuracy keeps 85 % of the shortest's."""
+    """Longest length up to which every accuracy keeps 85 % of the shortest's; 0 for none."""
     lengths = sorted(params.evaluation.all_lengths)
     own = mean(scores, f"acc@{length_name(lengths[0])}", arm)
+    if own < _KNOWS:
+        return 0
     reached = lengths[0]
     for length in lengths[1:]:
         if mean(scores, f"acc@{length_name(length)}", arm) < _KEPT * own:

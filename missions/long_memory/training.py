@@ -44,6 +44,7 @@ def train_arm(
     params: LongMemoryParams,
     seed: int,
     *,
+    gate_penalty: float,
     log: Callable[[int, dict[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> TrainResult:
@@ -62,7 +63,7 @@ def train_arm(
         weight_BA = answer_weights(answers_BA.to(device), params.train.filler_weight)
         loss = (weight_BA * ce_BA).sum()
         if model.store.gated:
-            loss = loss + params.train.gate_penalty * torch.sigmoid(gate_BT).mean()
+            loss = loss + gate_penalty * torch.sigmoid(gate_BT).mean()
         return loss
 
     return fit(
