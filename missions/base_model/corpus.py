@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from missions.data.names import sample_name
+from missions.data.names import names_of, sample_name
 from missions.data.schemas import SCHEMAS
+from missions.data.splits import normal_words
 from missions.data.tasks import TaskItem, stream
 from missions.data.tokenizer import MISSION_TOKENS
 
@@ -48,7 +49,9 @@ MIXTURE: Mapping[str, float] = {
     "tag": 0.06,
     "closed_book": 0.06,
 }
-RANDOM_COPY_SHARE = 0.04
+#: Share of copies of random tokens: alone at first, for nothing else teaches a tiny model to look
+#: back as fast (repeated names can be half guessed from the set of their syllables).
+RANDOM_COPY_SHARE = 0.05
 FOREIGN_PREFIX_SHARE = 0.12
 RENAMED_FIELDS_SHARE = 0.15
 TWO_TURNS_SHARE = 0.08
@@ -97,13 +100,20 @@ class Corpus:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator) -> None:
         self._tokenizer = tokenizer
         self._rng = rng
+        self._held_out = {*names_of("dev"), *names_of("test")}
         self._first_free = min(tokenizer.convert_tokens_to_ids(list(MISSION_TOKENS)))
 
     def _random_copy(self) -> tuple[list[int], list[int]]:
-        """A copy of 2 to 8 random tokens, any token of the vocabulary but pad, bos, eos."""
+        """A copy of 2 to 24 random tokens, any token of the vocabulary but pad, bos, eos.
+
+        Tokens that happen to spell a held-out name are drawn again.
+        """
         rng = self._rng
-        size = int(rng.integers(2, 9))
-        body = rng.integers(self._first_free, len(self._tokenizer), size=size).tolist()
+        while True:
+            size = int(rng.integers(2, 25))
+            body = rng.integers(self._first_free, len(self._tokenizer), size=size).tolist()
+            if self._held_out.isdisjoint(normal_words(self._tokenizer.decode(body))):
+                break
         tag = ("copy: ", "echo ", "[say] ")[int(rng.integers(3))]
         head, tail = self._encode([tag, "\n"])
         return [*head, *body, *tail], body
@@ -112,7 +122,9 @@ class Corpus:
         rows: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return rows
 
-    def documents(self, weights: Mapping[str, float], count: int) -> Iterator[list[list[int]]]:
+    def documents(
+        self, weights: Mapping[str, float], count: int, random_share: float
+    ) -> Iterator[list[list[int]]]:
         """`count` documents as alternating segments: prompt, answer (with eos), prompt, ...."""
         rng = self._rng
         items = stream(rng, "train", weights)
@@ -131,7 +143,7 @@ class Corpus:
             turns = 2 if rng.random() < TWO_TURNS_SHARE else 1
             segments: list[list[int]] = []
             for _ in range(turns):
-                if rng.random() < RANDOM_COPY_SHARE:
+                if rng.random() < random_share:
                     prompt, answer = self._random_copy()
                 else:
                     prompt, answer = rows[position], rows[position + 1]
@@ -142,7 +154,12 @@ class Corpus:
             yield segments
 
     def batches(
-        self, weights: Mapping[str, float], *, tokens_per_batch: int, pool: int = 2048
+        self,
+        weights: Mapping[str, float],
+        *,
+        tokens_per_batch: int,
+        random_share: float = RANDOM_COPY_SHARE,
+        pool: int = 2048,
     ) -> list[Batch]:
         """Full batches out of a pool of fresh documents, in random order.
 
@@ -150,7 +167,7 @@ class Corpus:
         batch are dropped (their items were drawn at random, so nothing is missed for good).
         """
         by_bucket: dict[int, list[list[list[int]]]] = {size: [] for size in BUCKETS}
-        for segments in self.documents(weights, pool):
+        for segments in self.documents(weights, pool, random_share):
             length = sum(map(len, segments))
             for size in BUCKETS:
                 if length <= size:

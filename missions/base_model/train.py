@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from missions.base_model.corpus import COPY_FIRST, MIXTURE, Corpus
+from missions.base_model.corpus import COPY_FIRST, MIXTURE, RANDOM_COPY_SHARE, Corpus
 from missions.base_model.skills import measure_skills
 from missions.data.tokenizer import train_tokenizer
 
@@ -39,10 +39,11 @@ class Recipe:
     rope_theta: float = 200.0
     max_positions: int = 2048
     seed: int = 0
-    total_tokens: int = 45_000_000
-    copy_first_tokens: int = 2_500_000
-    tokens_per_batch: int = 4096
-    learning_rate: float = 3e-3
+    total_tokens: int = 34_000_000
+    random_copy_tokens: int = 1_500_000
+    copy_first_tokens: int = 3_000_000
+    tokens_per_batch: int = 2048
+    learning_rate: float = 1e-3
     final_learning_rate: float = 3e-5
     warmup_steps: int = 100
     weight_decay: float = 0.05
@@ -73,6 +74,15 @@ def learning_rate(recipe: Recipe, step: int, tokens: int) -> float:
     phase = min(1.0, tokens / recipe.total_tokens)
     low = recipe.final_learning_rate
     return warm * (low + (recipe.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+def phase_of(recipe: Recipe, tokens: int) -> tuple[Mapping[str, float], float]:
+    """Skill weights and share of random copies: random tokens, then copying, then everything."""
+    if tokens < recipe.random_copy_tokens:
+        return COPY_FIRST, 1.0
+    if tokens < recipe.copy_first_tokens:
+        return COPY_FIRST, 0.3
+    return MIXTURE, RANDOM_COPY_SHARE
 
 
 class Trainer:
@@ -117,7 +127,7 @@ class Trainer:
     def step(self, ids_BT: Tensor, weight_BT: Tensor) -> float:
         """One optimizer step; returns the loss."""
         loss = self._loss(ids_BT, weight_BT)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             pairs = list(zip(self.master.parameters(), self._twin.parameters(), strict=True))
             for master, twin in pairs:
@@ -155,9 +165,9 @@ def train(
     started = time.process_time()
     figures: dict[str, float] = {}
     while trainer.tokens < recipe.total_tokens:
-        copying = trainer.tokens < recipe.copy_first_tokens
+        weights, random_share = phase_of(recipe, trainer.tokens)
         for batch in corpus.batches(
-            COPY_FIRST if copying else MIXTURE, tokens_per_batch=recipe.tokens_per_batch
+            weights, tokens_per_batch=recipe.tokens_per_batch, random_share=random_share
         ):
             loss = trainer.step(torch.from_numpy(batch.ids_BT), torch.from_numpy(batch.weight_BT))
             if trainer.step_count % 100 == 0:
