@@ -46,6 +46,10 @@ class StartParams(_Strict):
     rank: int = Field(ge=1)
     alpha: float = Field(default=16.0, gt=0)
     controller_width: int = Field(default=16, ge=1)
+    pool: Literal["attention", "mean", "last"] = "attention"
+    """How the controller pools prompt positions."""
+    feature_layer: int = Field(default=0, ge=0)
+    """The controller reads the input of this layer; layers before it are not adapted."""
     targets: str | tuple[str, ...] = "all-linear"
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -74,6 +78,8 @@ class MemoryParams(_Strict):
     """Most recent records in reach that vote."""
     capacity: int = Field(default=1000, ge=1)
     """Records held."""
+    trials: int = Field(default=2, ge=1)
+    """Failed corrections for which the other codes are tried at one update, the newest first."""
 
 
 class ArmParams(_Strict):

@@ -43,6 +43,8 @@ def train_start(
         rank=params.rank,
         alpha=params.alpha,
         controller_width=params.controller_width,
+        pool=params.pool,
+        feature_layer=params.feature_layer,
         targets=params.targets,
     )
     host.add(ADAPTER, config, generator=torch_generator(seed, "B", "init"))

@@ -123,6 +123,7 @@ class MemoryUpdater(Updater):
         centres_GK = torch.stack([centre.flatten() for centre in centres.values()])
         radius = params.radius * float(torch.pdist(centres_GK).median())
         self.memory = CodeMemory(radius=radius, votes=params.votes, capacity=params.capacity)
+        self._trials = params.trials
         self._fresh: list[Encoded] = []
         self._good = self.memory.state()
 
@@ -136,7 +137,7 @@ class MemoryUpdater(Updater):
             return
         keys_BSR = self._own_codes(fresh)
         own = teacher_forced_exact_match(self._host, fresh)
-        failed = [at for at, hit in enumerate(own) if not hit]
+        failed = [at for at, hit in enumerate(own) if not hit][-self._trials :]
         labels = [_OWN if hit else None for hit in own]
         trials = [fresh[at] for at in failed for _ in self._values]
         if trials:

@@ -174,7 +174,7 @@ def test_the_memory_reroutes_to_the_code_that_reproduces_the_correction(host: Ad
     from bem.evaluate import greedy_generate
 
     family = data.make_family(np.random.default_rng(3), "train", 60, "t")
-    updater = MemoryUpdater(host, "a", family, MemoryParams(radius=100.0, votes=1))
+    updater = MemoryUpdater(host, "a", family, MemoryParams(radius=100.0, votes=1, trials=3))
     rows = encode(to_examples(STREAM[:3]), host.base.tokenizer)
     value = updater._values[4]
     answers = greedy_generate(
