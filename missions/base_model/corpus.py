@@ -49,6 +49,25 @@ MIXTURE: Mapping[str, float] = {
     "tag": 0.06,
     "closed_book": 0.06,
 }
+#: The last phase: what is learned late gets most of the stream.
+HARD_MIXTURE: Mapping[str, float] = {
+    "copy_name": 0.01,
+    "copy_list": 0.01,
+    "copy_value": 0.015,
+    "lookup": 0.05,
+    "retrieve": 0.18,
+    "retrieve_many": 0.17,
+    "compare": 0.05,
+    "compare_named": 0.1,
+    "add": 0.15,
+    "sort_numbers": 0.06,
+    "sort_names": 0.05,
+    "json": 0.04,
+    "summary": 0.02,
+    "induction": 0.08,
+    "tag": 0.03,
+    "closed_book": 0.02,
+}
 #: Share of copies of random tokens: alone at first, for nothing else teaches a tiny model to look
 #: back as fast (repeated names can be half guessed from the set of their syllables).
 RANDOM_COPY_SHARE = 0.05

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from missions.base_model.corpus import COPY_FIRST, MIXTURE, RANDOM_COPY_SHARE, Corpus
+from missions.base_model.corpus import COPY_FIRST, HARD_MIXTURE, MIXTURE, RANDOM_COPY_SHARE, Corpus
 from missions.base_model.skills import measure_skills
 from missions.data.tokenizer import train_tokenizer
 
@@ -39,9 +40,10 @@ class Recipe:
     rope_theta: float = 200.0
     max_positions: int = 2048
     seed: int = 0
-    total_tokens: int = 34_000_000
+    total_tokens: int = 45_000_000
     random_copy_tokens: int = 1_500_000
     copy_first_tokens: int = 3_000_000
+    hard_mixture_tokens: int = 18_000_000
     tokens_per_batch: int = 2048
     learning_rate: float = 1e-3
     final_learning_rate: float = 3e-5
@@ -77,12 +79,12 @@ def learning_rate(recipe: Recipe, step: int, tokens: int) -> float:
 
 
 def phase_of(recipe: Recipe, tokens: int) -> tuple[Mapping[str, float], float]:
-    """Skill weights and share of random copies: random tokens, then copying, then everything."""
+    """Skill weights and share of random copies: random tokens, copying, all, the hard ones."""
     if tokens < recipe.random_copy_tokens:
         return COPY_FIRST, 1.0
     if tokens < recipe.copy_first_tokens:
         return COPY_FIRST, 0.3
-    return MIXTURE, RANDOM_COPY_SHARE
+    return (MIXTURE if tokens < recipe.hard_mixture_tokens else HARD_MIXTURE), RANDOM_COPY_SHARE
 
 
 class Trainer:
@@ -144,24 +146,43 @@ class Trainer:
         self.tokens += ids_BT.numel()
         return float(loss.detach())
 
+    def resume(self, folder: Path) -> None:
+        """Go on from a saved folder: its weights and its count of tokens, a fresh optimizer."""
+        weights = load_file(folder / "model.safetensors")
+        missing = self.master.load_state_dict(weights, strict=False).missing_keys
+        if set(missing) - {"lm_head.weight"}:
+            raise ValueError(f"{folder / 'model.safetensors'} lacks {', '.join(missing)}")
+        self._twin.load_state_dict(self.master.state_dict())
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        self.tokens = int(progress["tokens"])
+
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder."""
+        """Write model, tokenizer and the count of tokens as a Hugging Face folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "progress.json").write_text(json.dumps({"tokens": self.tokens}))
         self.master.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
 def train(
-    recipe: Recipe, out: Path, *, compiled: bool, report_every: int, log: Callable[[str], None]
+    recipe: Recipe,
+    out: Path,
+    *,
+    compiled: bool,
+    report_every: int,
+    log: Callable[[str], None],
+    resume: Path | None = None,
 ) -> dict[str, float]:
     """Train and write `out`; returns the dev figures of the end.
 
     Every `report_every` steps the dev figures (100 items a skill) are logged and `out/latest` is
     rewritten.
     """
-    rng = np.random.default_rng(recipe.seed)
     tokenizer = train_tokenizer(np.random.default_rng(recipe.seed))
     trainer = Trainer(recipe, tokenizer, compiled=compiled)
-    corpus = Corpus(tokenizer, rng)
+    if resume is not None:
+        trainer.resume(resume)
+    corpus = Corpus(tokenizer, np.random.default_rng([recipe.seed, trainer.tokens]))
     started = time.process_time()
     figures: dict[str, float] = {}
     while trainer.tokens < recipe.total_tokens:
@@ -211,18 +232,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--total-tokens", type=int, default=Recipe().total_tokens)
-    parser.add_argument("--copy-first-tokens", type=int, default=Recipe().copy_first_tokens)
-    parser.add_argument("--num-layers", type=int, default=Recipe().num_layers)
-    parser.add_argument("--ffn-size", type=int, default=Recipe().ffn_size)
     parser.add_argument("--report-every", type=int, default=500)
+    parser.add_argument("--resume", type=Path, help="a saved folder to go on from")
     parser.add_argument("--no-compile", action="store_true", help="where no C++ compiler exists")
     args = parser.parse_args()
     torch.set_num_threads(1)
     recipe = Recipe(
         total_tokens=args.total_tokens,
-        copy_first_tokens=args.copy_first_tokens,
-        num_layers=args.num_layers,
-        ffn_size=args.ffn_size,
     )
     args.out.mkdir(parents=True, exist_ok=True)
     train(
@@ -231,6 +247,7 @@ def main() -> None:
         compiled=not args.no_compile,
         report_every=args.report_every,
         log=write_line,
+        resume=args.resume,
     )
 
 

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from missions.data.names import reserved_names, sample_name, sample_names
-from missions.data.records import sample_date, sample_mail, sample_record
+from missions.data.records import sample_date, sample_mail, sample_record, sample_value
 from missions.data.schemas import NUMERIC_KINDS, SCHEMAS
 from missions.data.splits import Split, operand_key, sample_operands
 from missions.data.templates import (
@@ -108,6 +108,28 @@ def retrieve(rng: np.random.Generator, split: Split, style: Style = CANONICAL) -
     prompt = style.prompt(f"{sample_tag(rng, 'get')} {asked} {wanted.key}", body)
     keys = tuple(dict.fromkeys(name for record in records for name in record.names()))
     return TaskItem(skill="retrieve", prompt=prompt, target=str(wanted.value(asked)), keys=keys)
+
+
+def retrieve_many(rng: np.random.Generator, split: Split, style: Style = CANONICAL) -> TaskItem:
+    """`get age dola kamir: kamir age 34; tusen age 71; dola age 12` -> `12; 34`.
+
+    Several keys of one list, in another order than they are told: 2 to 5 records, 2 or more asked.
+    """
+    schema = tuple(SCHEMAS.values())[int(rng.integers(len(SCHEMAS)))]
+    field = schema.fields[1 + int(rng.integers(len(schema.fields) - 1))]
+    names = sample_names(rng, split, int(rng.integers(2, 6)))
+    values = [str(sample_value(rng, split, field)) for _ in names]
+    asked = [int(i) for i in rng.permutation(len(names))[: int(rng.integers(2, len(names) + 1))]]
+    body = style.listing(
+        f"{name} {style.pair(field.path, value)}" for name, value in zip(names, values, strict=True)
+    )
+    keys = " ".join(names[i] for i in asked)
+    return TaskItem(
+        skill="retrieve_many",
+        prompt=style.prompt(f"{sample_tag(rng, 'get')} {field.path} {keys}", body),
+        target=style.listing(values[i] for i in asked),
+        keys=names,
+    )
 
 
 def _order_tag(rng: np.random.Generator) -> tuple[str, bool]:
@@ -240,6 +262,7 @@ SKILLS: Mapping[str, SkillSampler] = {
     "copy_value": copy_value,
     "lookup": lookup,
     "retrieve": retrieve,
+    "retrieve_many": retrieve_many,
     "compare": compare,
     "compare_named": compare_named,
     "add": add,

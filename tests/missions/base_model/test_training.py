@@ -61,14 +61,16 @@ def test_renamed_fields_agree_in_prompt_and_target() -> None:
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    recipe = Recipe(total_tokens=1000, warmup_steps=10)
+    recipe = Recipe(total_tokens=1000, warmup_steps=10, learning_rate=3e-3)
     assert learning_rate(recipe, 0, 0) == pytest.approx(3e-4)
     assert learning_rate(recipe, 10, 0) == pytest.approx(3e-3)
     assert learning_rate(recipe, 99, 1000) == pytest.approx(3e-5)
 
 
 def test_a_few_steps_lower_the_loss_and_keep_the_twin_in_step() -> None:
-    recipe = Recipe(hidden_size=32, num_heads=2, num_layers=1, ffn_size=32, warmup_steps=1)
+    recipe = Recipe(
+        hidden_size=32, num_heads=2, num_layers=1, ffn_size=32, warmup_steps=1, learning_rate=3e-3
+    )
     trainer = Trainer(recipe, TOKENIZER, compiled=False)
     batch = Corpus(TOKENIZER, np.random.default_rng(2)).batches(
         COPY_FIRST, tokens_per_batch=512, pool=256

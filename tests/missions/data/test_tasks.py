@@ -95,6 +95,17 @@ def test_lookup_and_retrieval_targets() -> None:
         assert f" {path} {item.target} " in f"{entity} "
 
 
+def test_several_keys_are_answered_in_the_order_asked() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(50):
+        item = sample_item(rng, "dev", "retrieve_many", style=CANONICAL)
+        question, _, records = item.prompt.strip().partition(": ")
+        _, path, *keys = question.split()
+        told = dict(record.split(f" {path} ") for record in records.split("; "))
+        assert item.target.split("; ") == [told[key] for key in keys]
+        assert len(keys) >= 2
+
+
 def test_closed_book_facts_are_fixed() -> None:
     facts = closed_book_facts()
     assert len(facts) == 200

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ def test_special_tokens() -> None:
     for token in MISSION_TOKENS:
         assert len(ids_of(token)) == 1
     assert len(TOKENIZER) == VOCAB_SIZE
+
+
+def test_the_bundled_tokenizer_is_what_the_script_gives(tmp_path: Path) -> None:
+    train_tokenizer(np.random.default_rng(0)).save_pretrained(tmp_path)
+    bundled = (bundled_path() / "tokenizer.json").read_text(encoding="utf-8")
+    assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == bundled
 
 
 def test_training_is_deterministic() -> None:
