@@ -20,7 +20,7 @@ from typing import Any
 from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import MAX_FAILURES, JobThread, start_job
+from fleet.mission_job import MAX_FAILURES, JobThread, end_jobs, start_job
 from fleet.plan import CampaignPlan, MissionWork
 from fleet.policies import Job, Load, Node, admit, place, preflight, reinforce
 from fleet.ray_session import RaySession, ray_session
@@ -76,15 +76,19 @@ class Stopper:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = self.install()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def install(self) -> dict[int, Any]:
+        """Takes the signals over; returns who had them. Ray takes SIGTERM when it starts."""
+        return {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_number is not None:
@@ -113,7 +117,9 @@ def run_campaign(
     """
     started = time.monotonic()
     stopper = Stopper()
-    with ray_session(settings) as session, stopper.installed():
+    with stopper.installed(), ray_session(settings) as session:
+        if threading.current_thread() is threading.main_thread():
+            stopper.install()
         problems = preflight([work.job for work in plan.works], session.nodes)
         if problems:
             raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
@@ -130,6 +136,8 @@ def run_campaign(
                 signal_number=stopper.signal_number or signal.SIGINT,
                 log=str(settings.paths.logs),
             ) from None
+        finally:
+            campaign.end_jobs()
 
 
 class _Campaign:
@@ -223,6 +231,11 @@ class _Campaign:
             name for name in sorted(counts) if any(s is not RunState.DONE for s in counts[name])
         )
         return CampaignResult(verdicts=tuple(verdicts), failed=failed, digest=digest, wall_s=wall_s)
+
+    def end_jobs(self) -> None:
+        """Takes down the trainers that still run (after a stop or an error)."""
+        jobs = [job for mission in self._missions.values() for job in mission.jobs]
+        end_jobs(jobs, local=self._session.local)
 
     # Starting
 

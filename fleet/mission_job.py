@@ -7,12 +7,15 @@ the ledger instead, so a restarted group goes on by leasing what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
 
 from fleet.policies import Job
 
@@ -81,6 +84,25 @@ def start_job(
     state.thread = threading.Thread(target=fit, name=f"fit-{name}", daemon=True)
     state.thread.start()
     return state
+
+
+def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) -> None:
+    """Ends every trainer that still runs, so that no thread is inside Ray when Ray goes down.
+
+    Train lends no handle to its controllers; on this machine they are found by name among our own
+    descendants. On a cluster the job's end takes them along.
+    """
+    alive = [job for job in jobs if not job.ended]
+    if not alive:
+        return
+    if local:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith("ray::TrainController"):
+                    process.kill()
+    deadline = time.monotonic() + wait_s
+    for job in alive:
+        job.thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def mission_loop(config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -83,15 +84,16 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         if settings.address is None:
             # Short: the path of a Unix socket below it may have 107 characters at most.
             folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
-            context = ray.init(
-                address="local",
-                num_cpus=settings.cpus,
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                _temp_dir=str(folder),
-                job_config=_job_config(settings, ship=False),
-                **shared,
-            )
+            with _own_process_groups():
+                context = ray.init(
+                    address="local",
+                    num_cpus=settings.cpus,
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    _temp_dir=str(folder),
+                    job_config=_job_config(settings, ship=False),
+                    **shared,
+                )
         else:
             context = ray.init(
                 address=settings.address, job_config=_job_config(settings, ship=True), **shared
@@ -119,6 +121,26 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         ray.shutdown()
         if folder is not None:
             _keep_logs(folder, settings.paths.logs / "ray")
+
+
+@contextlib.contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """Processes started inside get a process group of their own.
+
+    `timeout`, batch systems and init systems send SIGTERM to the whole group. Ray's daemons would
+    die of it before the driver has recorded anything, and take the driver with them.
+    """
+    before = subprocess.Popen.__init__
+
+    def start(self: Any, *arguments: Any, **named: Any) -> None:
+        named.setdefault("process_group", 0)
+        before(self, *arguments, **named)
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = before  # type: ignore[method-assign]
 
 
 def worker_environment(settings: LaunchSettings) -> Mapping[str, str]:
