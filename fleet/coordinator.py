@@ -6,15 +6,13 @@ happened is in the ledger, and only there. Knows Ray and the ledger, no mission.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import threading
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
@@ -25,6 +23,7 @@ from fleet.plan import CampaignPlan, MissionWork
 from fleet.policies import Job, Load, Node, admit, place, preflight, reinforce
 from fleet.ray_session import RaySession, ray_session
 from fleet.settings import LaunchSettings
+from fleet.signals import Stopper
 from fleet.states import RunState
 from fleet.verdicts import verdict_digest
 from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
@@ -62,38 +61,6 @@ class _Mission:
     @property
     def over(self) -> bool:
         return self.verdict is not None
-
-
-class Stopper:
-    """Turns the first SIGINT or SIGTERM into a flag and the second into an immediate exit."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handles signals inside; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = self.install()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def install(self) -> dict[int, Any]:
-        """Takes the signals over; returns who had them. Ray takes SIGTERM when it starts."""
-        return {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-        self.signal_number = number
 
 
 def run_campaign(

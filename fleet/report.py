@@ -131,7 +131,7 @@ def _runs_table(reader: LedgerReader, mission: str) -> Extra:
     """Diagnostics of every run, as its artifact recorded them."""
     figures = {(row.arm, row.seed): json.loads(row.figures_json) for row in reader.results(mission)}
     names = sorted({name for values in figures.values() for name in values})
-    rows = [
+    rows: list[tuple[str | float | int, ...]] = [
         (arm, seed, *(_show(values.get(name)) for name in names))
         for (arm, seed), values in sorted(figures.items())
     ]

@@ -7,23 +7,22 @@ only carried out. Knows no Ray.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet.errors import KeyConflictError, LedgerError, StorageError
+from fleet.errors import KeyConflictError, LedgerError
 from fleet.keys import canonical_digest, run_key
 from fleet.ledger import chain
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.files import store_by_content
 from fleet.ledger.records import Lease, Point, RunResult
-from fleet.policies import Cause, LeaseVerdict, judge_lease, retry
-from fleet.states import RunState, check_move
+from fleet.ledger.transitions import Transitions
+from fleet.policies import Cause, LeaseVerdict, judge_lease
+from fleet.states import RunState
 
 if TYPE_CHECKING:
     from fleet.plan import CampaignPlan
@@ -38,13 +37,13 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._clock = clock
-        self._max_tries = max_tries
         self._lock = lock_for_writing(path)
         try:
             self._cx = open_writer(path)
         except BaseException:
             self._lock.close()
             raise
+        self._inside = Transitions(self._cx, clock=clock, max_tries=max_tries)
 
     def close(self) -> None:
         """Ends all writing and gives the lock back."""
@@ -58,11 +57,13 @@ class Ledger:
         now = self._clock()
         with transaction(self._cx):
             for key, value in {"run_id": plan.run_id, "profile": plan.profile, **meta}.items():
-                self._put_meta(key, json.dumps(value, sort_keys=True))
-            self._put_meta("code_version", json.dumps(plan.code_version))
+                self._inside.put_meta(key, json.dumps(value, sort_keys=True))
+            self._inside.put_meta("code_version", json.dumps(plan.code_version))
             for work in plan.works:
                 spec_json = json.dumps(work.spec.model_dump(mode="json"))
-                known = self._one("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)
+                known = self._inside.one(
+                    "SELECT spec_hash FROM missions WHERE mission = ?", work.mission
+                )
                 if known is not None:
                     if known[0] != work.spec_hash:
                         raise KeyConflictError(
@@ -118,7 +119,7 @@ class Ledger:
             KeyConflictError: another worker prepared different data.
         """
         with transaction(self._cx):
-            spec_hash, before = self._need(
+            spec_hash, before = self._inside.need(
                 "SELECT spec_hash, data_digest FROM missions WHERE mission = ?", mission
             )
             if before is not None and before != digest:
@@ -133,7 +134,7 @@ class Ledger:
                 (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
             )
             code_version = json.loads(
-                self._need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
+                self._inside.need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
             )
             for run, arm_hash, seed in self._cx.execute(
                 "SELECT run, arm_hash, seed FROM runs WHERE mission = ?", (mission,)
@@ -171,13 +172,13 @@ class Ledger:
         """A worker reports for work; what its dead predecessor of the same rank held goes back."""
         now = self._clock()
         with transaction(self._cx):
-            if self._one("SELECT 1 FROM attempts WHERE attempt = ?", attempt):
+            if self._inside.one("SELECT 1 FROM attempts WHERE attempt = ?", attempt):
                 return
             for (older,) in self._cx.execute(
                 "SELECT attempt FROM attempts WHERE job = ? AND rank = ? AND ended_at IS NULL",
                 (job, rank),
             ).fetchall():
-                self._end_attempt(older, Cause.WORKER_DIED, "the worker process died")
+                self._inside.end_attempt(older, Cause.WORKER_DIED, "the worker process died")
             self._cx.execute(
                 "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (attempt, mission, job, rank, host, pid, now, now),
@@ -186,7 +187,7 @@ class Ledger:
     def heartbeat(self, attempt: str) -> bool:
         """The attempt is alive. Returns whether it should stop."""
         with transaction(self._cx):
-            mission, ended = self._need(
+            mission, ended = self._inside.need(
                 "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
             )
             if ended is not None:
@@ -194,22 +195,24 @@ class Ledger:
             self._cx.execute(
                 "UPDATE attempts SET seen_at = ? WHERE attempt = ?", (self._clock(), attempt)
             )
-            for (run,) in self._held_runs(attempt, RunState.STALE):
-                self._move(run, RunState.RUNNING, "heard of again", attempt)
-            return self._stopping(mission)
+            for (run,) in self._inside.held_runs(attempt, RunState.STALE):
+                self._inside.move(run, RunState.RUNNING, "heard of again", attempt)
+            return self._inside.stopping(mission)
 
     def lease(self, attempt: str) -> Lease | None:
         """The next pack for this attempt; the one that it still holds, if any; or None."""
         with transaction(self._cx):
-            mission, ended = self._need(
+            mission, ended = self._inside.need(
                 "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
             )
-            if ended is not None or self._stopping(mission):
+            if ended is not None or self._inside.stopping(mission):
                 return None
-            held = self._one("SELECT pack FROM packs WHERE owner = ? AND ended_at IS NULL", attempt)
+            held = self._inside.one(
+                "SELECT pack FROM packs WHERE owner = ? AND ended_at IS NULL", attempt
+            )
             if held is not None:
-                return self._lease_of(held[0])
-            free = self._one(
+                return self._inside.lease_of(held[0])
+            free = self._inside.one(
                 "SELECT pack FROM packs WHERE mission = ? AND owner IS NULL AND ended_at IS NULL"
                 " ORDER BY position LIMIT 1",
                 mission,
@@ -220,18 +223,18 @@ class Ledger:
                 "UPDATE packs SET owner = ?, tries = tries + 1, leased_at = ? WHERE pack = ?",
                 (attempt, self._clock(), free[0]),
             )
-            lease = self._lease_of(free[0])
+            lease = self._inside.lease_of(free[0])
             for run in lease.missing:
-                self._move(run, RunState.LEASED, "", attempt)
+                self._inside.move(run, RunState.LEASED, "", attempt)
             return lease
 
     def start_pack(self, attempt: str, pack: str) -> None:
         """The pack's training begins."""
         with transaction(self._cx):
-            self._check_owner(attempt, pack)
-            for run, state in self._states(pack):
+            self._inside.check_owner(attempt, pack)
+            for run, state in self._inside.states(pack):
                 if state is RunState.LEASED:
-                    self._move(run, RunState.RUNNING, "", attempt)
+                    self._inside.move(run, RunState.RUNNING, "", attempt)
 
     def finish_run(self, attempt: str, result: RunResult) -> None:
         """Stores a run's scores durably, registers them and moves the run to DONE.
@@ -245,10 +248,10 @@ class Ledger:
             {"scores": result.scores_digest, "cost": json.loads(result.cost_json)}
         )
         with transaction(self._cx):
-            pack, key = self._need("SELECT pack, key FROM runs WHERE run = ?", result.run)
+            pack, key = self._inside.need("SELECT pack, key FROM runs WHERE run = ?", result.run)
             if key is None:
                 raise LedgerError(f"Run {result.run} has no key: its data was never recorded.")
-            known = self._one("SELECT value_digest FROM results WHERE key = ?", key)
+            known = self._inside.one("SELECT value_digest FROM results WHERE key = ?", key)
             if known is not None:
                 if known[0] != value:
                     raise KeyConflictError(
@@ -256,7 +259,7 @@ class Ledger:
                         f"again with {value[:12]}. The first is kept."
                     )
                 return
-            self._check_owner(attempt, pack)
+            self._inside.check_owner(attempt, pack)
             self._cx.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -272,23 +275,23 @@ class Ledger:
                     self._clock(),
                 ),
             )
-            self._move(result.run, RunState.DONE, "", attempt)
+            self._inside.move(result.run, RunState.DONE, "", attempt)
 
     def fail_run(
         self, attempt: str, run: str, *, cause: Cause, reason: str, traceback: str
     ) -> None:
         """Records a run's failure with its traceback; the rest of the pack goes on."""
         with transaction(self._cx):
-            self._fail(run, cause, reason, traceback, attempt)
+            self._inside.fail(run, cause, reason, traceback, attempt)
 
     def end_pack(self, attempt: str, pack: str) -> None:
         """The holder is done with the pack, whatever became of its runs."""
         with transaction(self._cx):
-            row = self._need("SELECT owner, ended_at FROM packs WHERE pack = ?", pack)
+            row = self._inside.need("SELECT owner, ended_at FROM packs WHERE pack = ?", pack)
             if row[1] is not None:
                 return
-            self._check_owner(attempt, pack)
-            open_runs = [run for run, state in self._states(pack) if not state.is_terminal]
+            self._inside.check_owner(attempt, pack)
+            open_runs = [run for run, state in self._inside.states(pack) if not state.is_terminal]
             if open_runs:
                 raise LedgerError(f"Pack {pack} ends with open runs: {', '.join(open_runs)}.")
             self._cx.execute("UPDATE packs SET ended_at = ? WHERE pack = ?", (self._clock(), pack))
@@ -296,7 +299,7 @@ class Ledger:
     def end_attempt(self, attempt: str, cause: Cause | None = None, reason: str = "") -> None:
         """A worker leaves; a pack that it still holds is released as `cause` asks."""
         with transaction(self._cx):
-            self._end_attempt(attempt, cause, reason)
+            self._inside.end_attempt(attempt, cause, reason)
 
     def end_job(self, job: str, reason: str) -> None:
         """A worker group is gone: every attempt of it that did not say good-bye has died."""
@@ -304,7 +307,7 @@ class Ledger:
             for (attempt,) in self._cx.execute(
                 "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
             ).fetchall():
-                self._end_attempt(attempt, Cause.WORKER_DIED, reason)
+                self._inside.end_attempt(attempt, Cause.WORKER_DIED, reason)
 
     def sweep_leases(self, *, stale_after_s: float) -> list[str]:
         """Marks the runs of silent workers STALE, then takes them away; returns what it did."""
@@ -316,12 +319,14 @@ class Ledger:
             ).fetchall():
                 verdict = judge_lease(now - seen, stale_after_s=stale_after_s)
                 if verdict is LeaseVerdict.STALE:
-                    for (run,) in self._held_runs(attempt, RunState.RUNNING):
-                        self._move(run, RunState.STALE, f"silent for {now - seen:.0f} s", attempt)
+                    for (run,) in self._inside.held_runs(attempt, RunState.RUNNING):
+                        self._inside.move(
+                            run, RunState.STALE, f"silent for {now - seen:.0f} s", attempt
+                        )
                         did.append(f"{run}: worker silent for {now - seen:.0f} s")
                 elif verdict is LeaseVerdict.LOST:
                     reason = f"the worker was silent for {now - seen:.0f} s"
-                    self._end_attempt(attempt, Cause.WORKER_DIED, reason)
+                    self._inside.end_attempt(attempt, Cause.WORKER_DIED, reason)
                     did.append(f"{attempt}: {reason}, its pack goes back")
         return did
 
@@ -333,28 +338,30 @@ class Ledger:
                 " WHERE mission = ?",
                 (reason, traceback, mission),
             )
-            self._close_open_runs(mission, RunState.FAILED, reason, traceback)
+            self._inside.close_open_runs(mission, RunState.FAILED, reason, traceback)
 
     def cancel(self, missions: Sequence[str], reason: str) -> None:
         """Cancels every open run of these missions."""
         with transaction(self._cx):
             for mission in missions:
-                self._close_open_runs(mission, RunState.CANCELLED, reason, None)
+                self._inside.close_open_runs(mission, RunState.CANCELLED, reason, None)
 
     def request_stop(self, mission: str, reason: str) -> None:
         """Asks the workers of a mission to leave (told to them at their next heartbeat)."""
         with transaction(self._cx):
-            self._put_meta(f"stop/{mission}", json.dumps(reason))
+            self._inside.put_meta(f"stop/{mission}", json.dumps(reason))
 
     # Extras, metrics, decisions
 
     def claim_extras(self, mission: str, attempt: str) -> bool:
         """True for the one attempt that makes the report's extras: the grid must be complete."""
         with transaction(self._cx):
-            missing = self._need(
+            missing = self._inside.need(
                 "SELECT count(*) FROM runs WHERE mission = ? AND state != 'DONE'", mission
             )[0]
-            owner = self._need("SELECT extras_owner FROM missions WHERE mission = ?", mission)[0]
+            owner = self._inside.need(
+                "SELECT extras_owner FROM missions WHERE mission = ?", mission
+            )[0]
             if missing or owner not in (None, attempt):
                 return False
             self._cx.execute(
@@ -378,13 +385,13 @@ class Ledger:
             self._cx.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", finite)
             for run, step, name, value, _ in rows:
                 if not math.isfinite(value):
-                    self._event("error", run, f"{name} is {value} at step {step}")
+                    self._inside.event("error", run, f"{name} is {value} at step {step}")
 
     def decide(self, kind: str, body: Mapping[str, Any]) -> str:
         """Appends a decision to the chain; the same decision twice in a row is one."""
         body_json = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         with transaction(self._cx):
-            same = self._one(
+            same = self._inside.one(
                 "SELECT hash FROM decisions WHERE kind = ? AND body_json = ? LIMIT 1",
                 kind,
                 body_json,
@@ -394,7 +401,7 @@ class Ledger:
     def event(self, level: str, source: str, text: str) -> None:
         """Notes something worth telling."""
         with transaction(self._cx):
-            self._event(level, source, text)
+            self._inside.event(level, source, text)
 
     def timing(self, mission: str, stage: str, name: str, wall_s: float, cpu_s: float) -> None:
         """Notes where time went."""
@@ -407,142 +414,3 @@ class Ledger:
     def checkpoint(self) -> None:
         """Folds the write-ahead log into the database file."""
         self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    # Inside a transaction
-
-    def _one(self, sql: str, *values: Any) -> Any:
-        return self._cx.execute(sql, values).fetchone()
-
-    def _need(self, sql: str, value: str) -> Any:
-        row = self._cx.execute(sql, (value,)).fetchone()
-        if row is None:
-            raise LedgerError(f"The ledger knows no {value!r} ({sql.split(' WHERE ')[0]}).")
-        return row
-
-    def _put_meta(self, key: str, value: str) -> None:
-        self._cx.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-
-    def _event(self, level: str, source: str, text: str) -> None:
-        self._cx.execute(
-            "INSERT INTO events (at, level, source, text) VALUES (?, ?, ?, ?)",
-            (self._clock(), level, source, text),
-        )
-
-    def _stopping(self, mission: str) -> bool:
-        return self._one("SELECT 1 FROM meta WHERE key = ?", f"stop/{mission}") is not None
-
-    def _states(self, pack: str) -> list[tuple[str, RunState]]:
-        rows = self._cx.execute(
-            "SELECT run, state FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
-        )
-        return [(run, RunState(state)) for run, state in rows.fetchall()]
-
-    def _held_runs(self, attempt: str, state: RunState) -> list[tuple[str]]:
-        return self._cx.execute(
-            "SELECT run FROM runs JOIN packs USING (pack) WHERE owner = ? AND packs.ended_at IS"
-            " NULL AND state = ?",
-            (attempt, state.value),
-        ).fetchall()
-
-    def _lease_of(self, pack: str) -> Lease:
-        seed, tries = self._need("SELECT seed, tries FROM packs WHERE pack = ?", pack)
-        rows = self._cx.execute(
-            "SELECT run, arm, state FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
-        ).fetchall()
-        return Lease(
-            pack=pack,
-            seed=seed,
-            runs=tuple((run, arm) for run, arm, _ in rows),
-            missing=tuple(run for run, _, state in rows if not RunState(state).is_terminal),
-            tries=tries,
-        )
-
-    def _check_owner(self, attempt: str, pack: str) -> None:
-        owner = self._need("SELECT owner FROM packs WHERE pack = ?", pack)[0]
-        if owner != attempt:
-            raise LedgerError(f"Attempt {attempt} does not hold pack {pack} (holder: {owner}).")
-
-    def _move(self, run: str, after: RunState, reason: str, attempt: str | None) -> None:
-        before = RunState(self._need("SELECT state FROM runs WHERE run = ?", run)[0])
-        if before is after:
-            return
-        check_move(run, before, after)
-        now = self._clock()
-        started = now if after is RunState.RUNNING else None
-        self._cx.execute(
-            "UPDATE runs SET state = ?, reason = ?, started_at = coalesce(?, started_at),"
-            " ended_at = ? WHERE run = ?",
-            (after.value, reason, started, now if after.is_terminal else None, run),
-        )
-        self._cx.execute(
-            "INSERT INTO moves (run, before, after, at, attempt, reason) VALUES (?, ?, ?, ?, ?, ?)",
-            (run, before.value, after.value, now, attempt, reason),
-        )
-
-    def _fail(
-        self, run: str, cause: Cause, reason: str, traceback: str | None, attempt: str | None
-    ) -> None:
-        text = f"{cause.value}: {reason}"
-        self._move(run, RunState.FAILED, text, attempt)
-        digest = hashlib.sha256((traceback or reason).encode()).hexdigest()[:12]
-        self._cx.execute(
-            "UPDATE runs SET traceback = ?, error_digest = ? WHERE run = ?",
-            (traceback, digest, run),
-        )
-        self._event("error", run, f"{text} [{digest}]")
-
-    def _end_attempt(self, attempt: str, cause: Cause | None, reason: str) -> None:
-        row = self._need("SELECT ended_at FROM attempts WHERE attempt = ?", attempt)
-        if row[0] is not None:
-            return
-        self._cx.execute(
-            "UPDATE attempts SET ended_at = ?, outcome = ? WHERE attempt = ?",
-            (self._clock(), cause.value if cause else "left", attempt),
-        )
-        for pack, tries in self._cx.execute(
-            "SELECT pack, tries FROM packs WHERE owner = ? AND ended_at IS NULL", (attempt,)
-        ).fetchall():
-            self._release(pack, tries, cause or Cause.WORKER_DIED, reason, attempt)
-
-    def _release(self, pack: str, tries: int, cause: Cause, reason: str, attempt: str) -> None:
-        decision = retry(cause, tries, limit=self._max_tries)
-        for run, state in self._states(pack):
-            if state.is_terminal:
-                continue
-            if decision.again:
-                if cause is Cause.PREEMPTED and state is not RunState.PLANNED:
-                    self._move(run, RunState.PREEMPTED, reason, attempt)
-                self._move(run, RunState.PLANNED, reason, attempt)
-            elif cause is Cause.STOPPED:
-                self._move(run, RunState.CANCELLED, reason, attempt)
-            else:
-                self._fail(run, cause, f"{reason} ({decision.reason})", None, attempt)
-        self._event("warning", pack, f"{reason} ({decision.reason})")
-        open_runs = any(not state.is_terminal for _, state in self._states(pack))
-        self._cx.execute(
-            "UPDATE packs SET owner = NULL, tries = ?, ended_at = ? WHERE pack = ?",
-            (tries if decision.counts else tries - 1, None if open_runs else self._clock(), pack),
-        )
-
-    def _close_open_runs(
-        self, mission: str, state: RunState, reason: str, traceback: str | None
-    ) -> None:
-        rows = self._cx.execute(
-            "SELECT run, state FROM runs WHERE mission = ?", (mission,)
-        ).fetchall()
-        for run, before in rows:
-            if RunState(before).is_terminal:
-                continue
-            if state is RunState.FAILED:
-                self._fail(run, Cause.ERROR, reason, traceback, None)
-            else:
-                self._move(run, state, reason, None)
-        self._cx.execute(
-            "UPDATE packs SET ended_at = coalesce(ended_at, ?) WHERE mission = ?",
-            (self._clock(), mission),
-        )
-
-
-def is_disk_trouble(error: BaseException) -> bool:
-    """Whether an error means that the disk, not the program, is at fault."""
-    return isinstance(error, StorageError | sqlite3.DatabaseError)

@@ -314,7 +314,7 @@ def test_a_writer_killed_in_a_transaction_leaves_the_last_whole_state(
         ledger.begin_attempt("a1", mission="F1", job="j", rank=0, host="h", pid=1)
         ledger.lease("a1")
         with transaction(ledger._cx):
-            ledger._move("F1-treated-s0", RunState.RUNNING, "", "a1")
+            ledger._inside.move("F1-treated-s0", RunState.RUNNING, "", "a1")
             ledger._cx.execute("DELETE FROM missions WHERE 0")
             print("inside", flush=True)
             time.sleep(60)
