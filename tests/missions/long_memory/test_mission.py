@@ -26,10 +26,11 @@ def models() -> dict[str, MemoryLM]:
 def test_memories_are_of_equal_bytes_and_arms_at_parity() -> None:
     built = models()
     sizes = {arm: memory_bytes(model) for arm, model in built.items()}
-    assert sizes["delta"] == 32 * 64 * 4
-    assert sizes["kv_slots"] == sizes["window_sink"] == 31 * (32 + 32 + 1) * 4
+    assert sizes["delta"] == 21 * 96 * 4
+    assert sizes["kv_slots"] == 62 * (16 + 16 + 1) * 4
+    assert sizes["window_sink"] == 31 * (32 + 32 + 1) * 4
     check_bytes(sizes, 0.02)
-    with pytest.raises(SpecError, match=r"delta.*8192 bytes.*8060"):
+    with pytest.raises(SpecError, match=r"kv_slots.*8184 bytes.*8060"):
         check_bytes(sizes, 0.01)
     for arm in ("kv_slots", "window_sink"):
         for measure in (
