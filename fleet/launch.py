@@ -210,10 +210,16 @@ def _driver_log(paths: RunPaths) -> Iterator[None]:
 
 def _show_plan(plan: CampaignPlan, order: Order) -> int:
     from fleet.monitor.plan_table import plan_document, print_plan
+    from fleet.power_hint import power_hints
     from fleet.preflight import default_cpus, this_machine
 
     slots = default_cpus(order.cpus)
-    document = plan_document(plan, slots=slots, here=this_machine(slots))
+    document = plan_document(
+        plan,
+        slots=slots,
+        here=this_machine(slots),
+        hints=power_hints(plan.works, order.runs_dir),
+    )
     if order.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,8 +12,13 @@ from fleet.monitor.table import clock
 from fleet.plan import CampaignPlan
 from fleet.policies import Node, place, preflight
 
+if TYPE_CHECKING:
+    from fleet.power_hint import PowerHint
 
-def plan_document(plan: CampaignPlan, *, slots: int, here: Node) -> dict[str, Any]:
+
+def plan_document(
+    plan: CampaignPlan, *, slots: int, here: Node, hints: Mapping[str, PowerHint]
+) -> dict[str, Any]:
     """The plan as plain JSON data."""
     works = []
     for work in plan.works:
@@ -40,6 +46,7 @@ def plan_document(plan: CampaignPlan, *, slots: int, here: Node) -> dict[str, An
                 "gates": [gate.model_dump(mode="json") for gate in spec.gates],
                 "parity": spec.parity.model_dump(mode="json"),
                 "withhold_verdict": spec.withhold_verdict,
+                "power": hints[work.mission].to_dict() if work.mission in hints else None,
             }
         )
     problems = preflight([work.job for work in plan.works], [here])
@@ -64,6 +71,16 @@ def _side_by_side(plan: CampaignPlan, here: Node, slots: int) -> int:
     while count < min(len(jobs), slots) and place(jobs[: count + 1], [here]) is not None:
         count += 1
     return max(1, count)
+
+
+def _power_line(mission: str, power: Mapping[str, Any]) -> str:
+    factor, unit = (100.0, " pp") if power["scale"] == "fraction" else (1.0, "")
+    margins = ", ".join(f"{factor * margin:+.3g}{unit}" for margin in power["margins"])
+    return (
+        f"{mission} detects {factor * power['mde']:.2g}{unit} beyond its margin ({margins}) with "
+        f"80 % power at {power['seeds']} seeds x {power['units']:,} (variance of run "
+        f"{power['source']})"
+    )
 
 
 def print_plan(document: dict[str, Any]) -> None:
@@ -103,6 +120,9 @@ def print_plan(document: dict[str, Any]) -> None:
         markup=False,
         highlight=False,
     )
+    for work in document["missions"]:
+        if work["power"]:
+            console.print(_power_line(work["mission"], work["power"]), markup=False)
     withheld = sorted({w["withhold_verdict"] for w in document["missions"]} - {None})
     for reason in withheld:
         console.print(f"no verdict: {reason}", markup=False)
