@@ -36,7 +36,7 @@ def write_back(parameters: Parameters, values: Mapping[str, Tensor]) -> None:
 
 
 def diagonal_fisher(
-    parameters: Parameters, loss: Callable[[Sequence[T]], Tensor], items: Sequence[T]
+    parameters: Parameters, losses: Callable[[Sequence[T]], Tensor], items: Sequence[T]
 ) -> dict[str, Tensor]:
     """Mean over items of the squared gradient of one item's loss (the empirical Fisher).
 
@@ -48,7 +48,7 @@ def diagonal_fisher(
     names = list(parameters)
     total = {name: torch.zeros_like(parameters[name]) for name in names}
     for item in items:
-        gradients = torch.autograd.grad(loss([item]), [parameters[name] for name in names])
+        gradients = torch.autograd.grad(losses([item]).sum(), [parameters[name] for name in names])
         for name, gradient in zip(names, gradients, strict=True):
             total[name] += gradient.detach().square()
     count = sum(value.numel() for value in total.values())

@@ -2,10 +2,12 @@
 
 A batch is fresh feedback first, then a draw from the window of recent feedback, then replay from a
 reservoir of everything (initial family included) at a fixed ratio. The gradient is that of the
-loss plus EWC and proximal pulls, clipped by norm; an update whose gradient is not finite is
-skipped and counted. `commit` makes the present state the last good one, `rollback` returns to it:
-parameters, optimizer, window and reservoir. It trains whatever parameters it is given: the
+capped losses plus EWC and proximal pulls, clipped by norm; an update whose gradient is not finite
+is skipped and counted. `commit` makes the present state the last good one, `rollback` returns to
+it: parameters, optimizer, window and reservoir. It trains whatever parameters it is given: the
 controller's alone or a whole adapter's. It knows neither models nor what an item is.
+
+Legend: B items of a batch.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ class LearnerConfig(BaseModel):
     """Adam's learning rate for factors."""
     controller_lr_scale: float = Field(default=0.2, gt=0)
     """Learning rate of controller parameters, relative to `lr`."""
+    loss_cap: float = Field(default=math.inf, gt=0)
+    """An item whose loss lies above this weighs cap / loss: one wrong correction among many solved
+    items would else be most of the gradient. inf leaves losses alone."""
     batch_size: int = Field(default=16, ge=2)
     replay_ratio: float = Field(default=0.3, ge=0, lt=1)
     """Share of the batch that comes from the reservoir."""
@@ -59,7 +64,7 @@ class UpdateReport:
     """One update."""
 
     loss: float
-    """Loss of the batch before the update, penalties left out."""
+    """Mean loss of the batch before the update, neither capped nor with penalties."""
     grad_norm: float
     """Norm before clipping, penalties included."""
     applied: bool
@@ -80,7 +85,7 @@ class OnlineLearner(Generic[T]):
     Args:
         parameters: what is trained, by name.
         controller: the names among them that take the lower learning rate.
-        loss: items -> scalar, differentiable in the parameters.
+        losses: items -> one loss an item, differentiable in the parameters.
         initial: items of the initial family: they seed the reservoir and give the Fisher.
         generator: source of every draw.
     """
@@ -89,7 +94,7 @@ class OnlineLearner(Generic[T]):
         self,
         parameters: Parameters,
         controller: Sequence[str],
-        loss: Callable[[Sequence[T]], Tensor],
+        losses: Callable[[Sequence[T]], Tensor],
         initial: Sequence[T],
         config: LearnerConfig,
         *,
@@ -100,7 +105,7 @@ class OnlineLearner(Generic[T]):
             raise InvalidInputError(f"Controller names {unknown} are not among the parameters.")
         self.config = config
         self.parameters = dict(parameters)
-        self._loss = loss
+        self._losses = losses
         self._generator = generator
         self._reservoir: Reservoir[T] = Reservoir(config.reservoir)
         self._reservoir.extend(initial, generator)
@@ -108,7 +113,7 @@ class OnlineLearner(Generic[T]):
         self._fresh: list[T] = []
         fisher = (
             diagonal_fisher(
-                parameters, loss, self._reservoir.sample(config.fisher_items, generator)
+                parameters, losses, self._reservoir.sample(config.fisher_items, generator)
             )
             if config.ewc
             else {name: torch.zeros_like(value) for name, value in parameters.items()}
@@ -119,7 +124,10 @@ class OnlineLearner(Generic[T]):
             {"params": [p for n, p in parameters.items() if n not in controller], "lr": config.lr},
             {"params": [p for n, p in parameters.items() if n in controller], "lr": slow},
         ]
-        self._optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        self._optimizer = torch.optim.Adam(
+            [group for group in groups if group["params"]],
+            betas=(0.9, 0.99),
+        )
         self.num_updates = 0
         self.num_clipped = 0
         self.num_skipped = 0
@@ -140,7 +148,9 @@ class OnlineLearner(Generic[T]):
         if not batch:
             return None
         self._optimizer.zero_grad(set_to_none=False)
-        loss = self._loss(batch)
+        losses_B = self._losses(batch)
+        value_B = losses_B.detach()
+        loss = (losses_B * (self.config.loss_cap / value_B).clamp(max=1.0)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         self.anchors.add_gradients()
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
@@ -151,7 +161,7 @@ class OnlineLearner(Generic[T]):
             self.num_clipped += norm > self.config.max_grad_norm
         else:
             self.num_skipped += 1
-        return UpdateReport(loss=float(loss.detach()), grad_norm=norm, applied=applied)
+        return UpdateReport(loss=float(value_B.mean()), grad_norm=norm, applied=applied)
 
     def commit(self) -> None:
         """The present state is the last good one; the proximal centre moves to it."""

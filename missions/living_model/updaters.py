@@ -5,7 +5,7 @@ canary, same quarantine. The memory's values are the codes that the start adapte
 requests, one a cue: it can only re-route. A record is kept where one of these codes, or the
 prompt's own, reproduces the correction exactly.
 
-Legend: B rows, S sites, R code size, K = S * R.
+Legend: B rows, T positions, N target tokens, S sites, R code size, K = S * R.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bem.context import RoutingContext
-from bem.data import Batch, Encoded, encode, pad, pad_id_of
-from bem.evaluate import prompt_routing, target_loss, teacher_forced_exact_match
+from bem.data import IGNORED, Batch, Encoded, encode, pad, pad_id_of
+from bem.evaluate import prompt_routing, target_logits, teacher_forced_exact_match
 from bem.injection import AdapterHost
 from bem.online import CodeMemory, LearnerConfig, OnlineLearner
 from missions.living_model.data import CUED, Item, to_examples
@@ -92,14 +92,25 @@ def gradient_updater(
     }
     pad_id, device = pad_id_of(host.base.tokenizer), host.base.device
 
-    def loss(items: Sequence[Encoded]) -> Tensor:
-        batch = pad(items, pad_id=pad_id, device=device)
-        return target_loss(host, batch, batch.routing())
+    def losses(items: Sequence[Encoded]) -> Tensor:
+        return item_losses(host, pad(items, pad_id=pad_id, device=device))
 
     controller = [key for key, value in parameters.items() if id(value) in slow]
     return GradientUpdater(
-        OnlineLearner(parameters, controller, loss, initial, config, generator=generator)
+        OnlineLearner(parameters, controller, losses, initial, config, generator=generator)
     )
+
+
+def item_losses(host: AdapterHost, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the target tokens of each row (B,)."""
+    scored_BT = batch.labels_BT[:, 1:] != IGNORED
+    nll_N = nn.functional.cross_entropy(
+        target_logits(host, batch, batch.routing()),
+        batch.labels_BT[:, 1:][scored_BT],
+        reduction="none",
+    )
+    nll_BT = torch.zeros(scored_BT.shape, device=nll_N.device).masked_scatter(scored_BT, nll_N)
+    return nll_BT.sum(1) / scored_BT.sum(1)
 
 
 class MemoryUpdater(Updater):
@@ -135,8 +146,16 @@ class MemoryUpdater(Updater):
         fresh, self._fresh = self._fresh, []
         if not fresh:
             return
-        keys_BSR = self._own_codes(fresh)
-        own = teacher_forced_exact_match(self._host, fresh)
+        keys: dict[int, Tensor] = {}
+        passes: list[tuple[Sequence[int], RoutingContext]] = []
+
+        def kept(batch: Batch, index: Sequence[int]) -> RoutingContext:
+            passes.append((index, batch.routing()))
+            return passes[-1][1]
+
+        own = teacher_forced_exact_match(self._host, fresh, routing=kept)
+        for index, context in passes:
+            keys.update(zip(index, context.cache[self._name], strict=True))
         failed = [at for at, hit in enumerate(own) if not hit][-self._trials :]
         labels = [_OWN if hit else None for hit in own]
         trials = [fresh[at] for at in failed for _ in self._values]
@@ -152,9 +171,9 @@ class MemoryUpdater(Updater):
             for place, at in enumerate(failed):
                 tried = right[place * len(self._values) : (place + 1) * len(self._values)]
                 labels[at] = tried.index(True) if True in tried else None
-        for key_SR, label in zip(keys_BSR, labels, strict=True):
+        for at, label in enumerate(labels):
             if label is not None:
-                self.memory.add(key_SR.flatten(), label)
+                self.memory.add(keys[at].flatten(), label)
         self.num_updates += 1
 
     def commit(self) -> None:

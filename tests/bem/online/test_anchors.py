@@ -23,14 +23,14 @@ def test_fisher_is_the_mean_square_of_item_gradients() -> None:
     parameters = {"w": nn.Parameter(torch.tensor([0.5])), "b": nn.Parameter(torch.tensor([0.1]))}
     items = [(1.0, 2.0), (-2.0, 0.5), (3.0, -1.0)]
 
-    def loss(batch: Sequence[tuple[float, float]]) -> Tensor:
+    def losses(batch: Sequence[tuple[float, float]]) -> Tensor:
         terms = [(x * parameters["w"] + parameters["b"] - y).square().sum() for x, y in batch]
-        return torch.stack(terms).mean()
+        return torch.stack(terms)
 
     residuals = [x * 0.5 + 0.1 - y for x, y in items]
     w = sum((2 * r * x) ** 2 for r, (x, _) in zip(residuals, items, strict=True)) / 3
     b = sum((2 * r) ** 2 for r in residuals) / 3
-    fisher = diagonal_fisher(parameters, loss, items)
+    fisher = diagonal_fisher(parameters, losses, items)
     scale = (w + b) / 2
     torch.testing.assert_close(fisher["w"], torch.tensor([w / scale]))
     torch.testing.assert_close(fisher["b"], torch.tensor([b / scale]))

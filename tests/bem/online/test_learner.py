@@ -25,10 +25,10 @@ class Line:
         }
         self.batches: list[list[Pair]] = []
 
-    def loss(self, items: Sequence[Pair]) -> Tensor:
+    def losses(self, items: Sequence[Pair]) -> Tensor:
         self.batches.append(list(items))
         x, y = torch.tensor(items).T
-        return (x * self.parameters["slope"] + self.parameters["offset"] - y).square().mean()
+        return (x * self.parameters["slope"] + self.parameters["offset"] - y).square()
 
 
 INITIAL: list[Pair] = [(x / 4, x / 4) for x in range(-8, 9)]
@@ -39,7 +39,7 @@ def _learner(line: Line, controller: Sequence[str] = (), **fields: float) -> Onl
     config = LearnerConfig.model_validate({"lr": 0.05, "batch_size": 10, "window": 20, **fields})
     generator = torch.Generator().manual_seed(0)
     return OnlineLearner(
-        line.parameters, controller, line.loss, INITIAL, config, generator=generator
+        line.parameters, controller, line.losses, INITIAL, config, generator=generator
     )
 
 
@@ -137,6 +137,19 @@ def test_large_gradients_are_clipped_and_counted_and_non_finite_ones_skipped() -
     assert not report.applied
     assert [value.item() for value in line.parameters.values()] == before
     assert learner.num_skipped == 1
+
+
+def test_one_wrong_item_weighs_no_more_than_the_cap() -> None:
+    """Two items, one far off: the gradient is that of the capped losses, by hand."""
+    line = Line()
+    learner = _learner(line, loss_cap=4.0, replay_ratio=0.0, max_grad_norm=1e9)
+    learner.observe([(1.0, 2.0), (1.0, 101.0)])  # errors 1 and 100, losses 1 and 10,000
+    report = learner.update()
+    assert report is not None
+    assert report.loss == pytest.approx((1.0 + 10_000.0) / 2)
+    # d loss / d offset = mean of weight * 2 * error with weights 1 and 4 / 10,000; slope: the same.
+    gradient = (2.0 * 1.0 + 4e-4 * 2.0 * 100.0) / 2
+    assert report.grad_norm == pytest.approx(2**0.5 * gradient, rel=1e-5)
 
 
 def test_unknown_controller_name_is_refused() -> None:
