@@ -9,14 +9,14 @@ words, so that an adapter can bend them. Nothing here knows the model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from missions.data.names import names_of, sample_name
+from missions.data.names import ONSETS, VOWELS, names_of, sample_name, sample_names
 from missions.data.schemas import SCHEMAS
 from missions.data.splits import normal_words
 from missions.data.tasks import TaskItem, stream
@@ -55,22 +55,24 @@ HARD_MIXTURE: Mapping[str, float] = {
     "copy_list": 0.01,
     "copy_value": 0.015,
     "lookup": 0.05,
-    "retrieve": 0.18,
-    "retrieve_many": 0.17,
+    "retrieve": 0.2,
+    "retrieve_many": 0.15,
     "compare": 0.05,
     "compare_named": 0.1,
-    "add": 0.15,
+    "add": 0.13,
     "sort_numbers": 0.06,
-    "sort_names": 0.05,
-    "json": 0.04,
+    "sort_names": 0.06,
+    "json": 0.05,
     "summary": 0.02,
-    "induction": 0.08,
+    "induction": 0.07,
     "tag": 0.03,
     "closed_book": 0.02,
 }
 #: Share of copies of random tokens: alone at first, for nothing else teaches a tiny model to look
 #: back as fast (repeated names can be half guessed from the set of their syllables).
 RANDOM_COPY_SHARE = 0.05
+RANDOM_KEYS_SHARE = 0.2
+NAME_KEYS_SHARE = 0.4
 FOREIGN_PREFIX_SHARE = 0.12
 RENAMED_FIELDS_SHARE = 0.15
 TWO_TURNS_SHARE = 0.08
@@ -120,29 +122,66 @@ class Corpus:
         self._tokenizer = tokenizer
         self._rng = rng
         self._held_out = {*names_of("dev"), *names_of("test")}
-        self._first_free = min(tokenizer.convert_tokens_to_ids(list(MISSION_TOKENS)))
+        self._syllables = tokenizer.convert_tokens_to_ids([a + b for a in ONSETS for b in VOWELS])
+        self._digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
+        first_free = min(tokenizer.convert_tokens_to_ids(list(MISSION_TOKENS)))
+        self._every = range(first_free, len(tokenizer))
 
     def _random_copy(self) -> tuple[list[int], list[int]]:
-        """A copy of 2 to 24 random tokens, any token of the vocabulary but pad, bos, eos.
-
-        Tokens that happen to spell a held-out name are drawn again.
-        """
+        """A copy of 2 to 24 random tokens, any token of the vocabulary but pad, bos, eos."""
         rng = self._rng
-        while True:
-            size = int(rng.integers(2, 25))
-            body = rng.integers(self._first_free, len(self._tokenizer), size=size).tolist()
-            if self._held_out.isdisjoint(normal_words(self._tokenizer.decode(body))):
-                break
+        body = self._clean(self._every, int(rng.integers(2, 25)))
         tag = ("copy: ", "echo ", "[say] ")[int(rng.integers(3))]
         head, tail = self._encode([tag, "\n"])
         return [*head, *body, *tail], body
+
+    def _clean(self, pool: Sequence[int], length: int) -> list[int]:
+        """`length` tokens of the pool that spell no held-out name."""
+        while True:
+            ids = [pool[int(i)] for i in self._rng.integers(len(pool), size=length)]
+            if self._held_out.isdisjoint(normal_words(self._tokenizer.decode(ids))):
+                return ids
+
+    def _random_pairs(self) -> tuple[list[int], list[int]]:
+        """`get K: k1 f v1; k2 f v2; ...`: 2 to 6 keys that are random tokens, syllables or names.
+
+        From several records of names alone the model picks one at random for 38 M tokens. Keys of
+        one random token are learnt within 0.4 M, and syllables lead from these to names.
+        """
+        rng = self._rng
+        count, kind = int(rng.integers(2, 7)), rng.random()
+        key_pool = self._every if kind < RANDOM_KEYS_SHARE else self._syllables
+        key_length = int(rng.integers(1, 4 if kind < RANDOM_KEYS_SHARE else 3))
+        value_pool = (self._every, self._syllables, self._digits)[int(rng.integers(3))]
+        value_length = int(rng.integers(1, 3))
+        if kind < 1.0 - NAME_KEYS_SHARE:
+            distinct: dict[tuple[int, ...], None] = {}
+            while len(distinct) < count:
+                distinct.setdefault(tuple(self._clean(key_pool, key_length)))
+            keys = [list(key) for key in distinct]
+        else:
+            keys = self._encode(list(sample_names(rng, "train", count)))
+        values = [self._clean(value_pool, value_length) for _ in range(count)]
+        tag, close, space, between, field, end = self._encode(
+            ["get ", ": ", " ", "; ", f" {sample_name(rng, 'train')} ", "\n"]
+        )
+        inner = field if rng.integers(2) else space
+        wanted = int(rng.integers(count))
+        prompt = [*tag, *keys[wanted], *close]
+        for number in range(count):
+            prompt += [*(between if number else []), *keys[number], *inner, *values[number]]
+        return [*prompt, *end], values[wanted]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         rows: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return rows
 
     def documents(
-        self, weights: Mapping[str, float], count: int, random_share: float
+        self,
+        weights: Mapping[str, float],
+        count: int,
+        random_share: float,
+        pairs_share: float,
     ) -> Iterator[list[list[int]]]:
         """`count` documents as alternating segments: prompt, answer (with eos), prompt, ...."""
         rng = self._rng
@@ -162,8 +201,11 @@ class Corpus:
             turns = 2 if rng.random() < TWO_TURNS_SHARE else 1
             segments: list[list[int]] = []
             for _ in range(turns):
-                if rng.random() < random_share:
+                draw = rng.random()
+                if draw < random_share:
                     prompt, answer = self._random_copy()
+                elif draw < random_share + pairs_share:
+                    prompt, answer = self._random_pairs()
                 else:
                     prompt, answer = rows[position], rows[position + 1]
                     position += 2
@@ -178,6 +220,7 @@ class Corpus:
         *,
         tokens_per_batch: int,
         random_share: float = RANDOM_COPY_SHARE,
+        pairs_share: float = 0.0,
         pool: int = 2048,
     ) -> list[Batch]:
         """Full batches out of a pool of fresh documents, in random order.
@@ -186,7 +229,7 @@ class Corpus:
         batch are dropped (their items were drawn at random, so nothing is missed for good).
         """
         by_bucket: dict[int, list[list[list[int]]]] = {size: [] for size in BUCKETS}
-        for segments in self.documents(weights, pool, random_share):
+        for segments in self.documents(weights, pool, random_share, pairs_share):
             length = sum(map(len, segments))
             for size in BUCKETS:
                 if length <= size:

@@ -40,12 +40,15 @@ class Recipe:
     rope_theta: float = 200.0
     max_positions: int = 2048
     seed: int = 0
-    total_tokens: int = 45_000_000
+    total_tokens: int = 49_000_000
     random_copy_tokens: int = 1_500_000
     copy_first_tokens: int = 3_000_000
     hard_mixture_tokens: int = 18_000_000
+    pairs_tokens: int = 39_000_000
+    pairs_share: float = 0.3
     tokens_per_batch: int = 2048
     learning_rate: float = 1e-3
+    pairs_learning_rate: float = 8e-4
     final_learning_rate: float = 3e-5
     warmup_steps: int = 100
     weight_decay: float = 0.05
@@ -71,20 +74,36 @@ def llama_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaCon
 
 
 def learning_rate(recipe: Recipe, step: int, tokens: int) -> float:
-    """Linear warm-up over steps, then cosine over tokens."""
+    """Linear warm-up over steps; a cosine over tokens, begun anew where the pairs come in."""
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
-    phase = min(1.0, tokens / recipe.total_tokens)
     low = recipe.final_learning_rate
-    return warm * (low + (recipe.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * phase)))
+    high, start, end = recipe.learning_rate, 0, recipe.pairs_tokens
+    if tokens >= recipe.pairs_tokens:
+        high, start, end = recipe.pairs_learning_rate, end, recipe.total_tokens
+    phase = (tokens - start) / (end - start)
+    return warm * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, phase))))
 
 
-def phase_of(recipe: Recipe, tokens: int) -> tuple[Mapping[str, float], float]:
-    """Skill weights and share of random copies: random tokens, copying, all, the hard ones."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """What the stream is made of at one time."""
+
+    weights: Mapping[str, float]
+    random_share: float = RANDOM_COPY_SHARE
+    pairs_share: float = 0.0
+
+
+def phase_of(recipe: Recipe, tokens: int) -> Phase:
+    """Random copies alone, copying, everything, the hard skills, these with pairs."""
     if tokens < recipe.random_copy_tokens:
-        return COPY_FIRST, 1.0
+        return Phase(weights=COPY_FIRST, random_share=1.0)
     if tokens < recipe.copy_first_tokens:
-        return COPY_FIRST, 0.3
-    return (MIXTURE if tokens < recipe.hard_mixture_tokens else HARD_MIXTURE), RANDOM_COPY_SHARE
+        return Phase(weights=COPY_FIRST, random_share=0.3)
+    if tokens < recipe.hard_mixture_tokens:
+        return Phase(weights=MIXTURE)
+    if tokens < recipe.pairs_tokens:
+        return Phase(weights=HARD_MIXTURE)
+    return Phase(weights=HARD_MIXTURE, pairs_share=recipe.pairs_share)
 
 
 class Trainer:
@@ -186,9 +205,12 @@ def train(
     started = time.process_time()
     figures: dict[str, float] = {}
     while trainer.tokens < recipe.total_tokens:
-        weights, random_share = phase_of(recipe, trainer.tokens)
+        phase = phase_of(recipe, trainer.tokens)
         for batch in corpus.batches(
-            weights, tokens_per_batch=recipe.tokens_per_batch, random_share=random_share
+            phase.weights,
+            tokens_per_batch=recipe.tokens_per_batch,
+            random_share=phase.random_share,
+            pairs_share=phase.pairs_share,
         ):
             loss = trainer.step(torch.from_numpy(batch.ids_BT), torch.from_numpy(batch.weight_BT))
             if trainer.step_count % 100 == 0:

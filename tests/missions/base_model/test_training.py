@@ -60,10 +60,19 @@ def test_renamed_fields_agree_in_prompt_and_target() -> None:
     assert len(seen) > 10
 
 
-def test_learning_rate_warms_up_and_falls() -> None:
-    recipe = Recipe(total_tokens=1000, warmup_steps=10, learning_rate=3e-3)
+def test_learning_rate_warms_up_and_falls_in_two_cycles() -> None:
+    recipe = Recipe(
+        total_tokens=1000,
+        pairs_tokens=400,
+        warmup_steps=10,
+        learning_rate=3e-3,
+        pairs_learning_rate=1e-3,
+    )
     assert learning_rate(recipe, 0, 0) == pytest.approx(3e-4)
     assert learning_rate(recipe, 10, 0) == pytest.approx(3e-3)
+    assert learning_rate(recipe, 99, 399) == pytest.approx(3e-5, rel=0.01)
+    assert learning_rate(recipe, 99, 400) == pytest.approx(1e-3)
+    assert learning_rate(recipe, 99, 700) == pytest.approx((1e-3 + 3e-5) / 2)
     assert learning_rate(recipe, 99, 1000) == pytest.approx(3e-5)
 
 
@@ -82,7 +91,18 @@ def test_a_few_steps_lower_the_loss_and_keep_the_twin_in_step() -> None:
         assert torch.equal(master.to(torch.bfloat16), twin)
 
 
-def test_random_copies_spell_no_held_out_name() -> None:
+def test_random_pairs_hold_the_answer_beside_the_key() -> None:
+    corpus = Corpus(TOKENIZER, np.random.default_rng(4))
+    for _ in range(200):
+        prompt, answer = corpus._random_pairs()
+        text = TOKENIZER.decode(prompt)
+        key = text.removeprefix("get ").partition(": ")[0]
+        assert text.count(key) >= 2
+        assert TOKENIZER.decode(answer) in text.partition(": ")[2]
+
+
+def test_random_tokens_spell_no_held_out_name() -> None:
     corpus = Corpus(TOKENIZER, np.random.default_rng(3))
-    texts = [TOKENIZER.decode(corpus._random_copy()[1]) for _ in range(4000)]
+    texts = [TOKENIZER.decode(corpus._random_copy()[1]) for _ in range(2000)]
+    texts += [TOKENIZER.decode(corpus._random_pairs()[0]) for _ in range(1000)]
     leak_check(texts, [*names_of("dev"), *names_of("test")]).raise_if_leaking()
