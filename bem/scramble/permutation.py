@@ -1,6 +1,7 @@
 """Bijections over the symbol tokens of a vocabulary, one a document.
 
-A bijection S permutes the symbol ids among themselves and leaves every other token alone. It acts
+A bijection S permutes the symbol ids among themselves, group by group, and leaves every other
+token alone. It acts
 on token ids (x -> S x) and, undone, on next-token logits (p(.|S x) -> S^-1 p(.|S x)). Knows no
 model and no data.
 
@@ -43,22 +44,26 @@ class SymbolBijection:
 
 
 def sample_bijections(
-    symbol_ids: Sequence[int], *, batch: int, vocab_size: int, generator: torch.Generator
+    groups: Sequence[Sequence[int]], *, batch: int, vocab_size: int, generator: torch.Generator
 ) -> SymbolBijection:
-    """A uniformly drawn permutation of `symbol_ids` for each of `batch` documents.
+    """A uniformly drawn permutation within each group of symbols, for each of `batch` documents.
+
+    Groups (keys and values, say) are permuted apart, so that a document keeps its grammar.
 
     Raises:
-        ValueError: if a symbol stands twice or outside the vocabulary.
+        ValueError: if a symbol stands twice, outside the vocabulary, or alone in its group.
     """
-    symbols_S = torch.tensor(list(symbol_ids), dtype=torch.long)
-    if len(set(symbol_ids)) != len(symbol_ids):
-        raise ValueError("symbol_ids holds a token twice; a bijection needs distinct symbols.")
-    if len(symbol_ids) < 2 or min(symbol_ids) < 0 or max(symbol_ids) >= vocab_size:
-        raise ValueError(
-            f"symbol_ids must be >= 2 tokens in [0, {vocab_size}), got {len(symbol_ids)} in "
-            f"[{min(symbol_ids, default=0)}, {max(symbol_ids, default=0)}]."
-        )
-    order_BS = torch.rand(batch, len(symbol_ids), generator=generator).argsort(dim=1)
+    every = [symbol for group in groups for symbol in group]
+    if len(set(every)) != len(every):
+        raise ValueError("groups hold a token twice; a bijection needs distinct symbols.")
     image_BV = torch.arange(vocab_size).repeat(batch, 1)
-    image_BV[:, symbols_S] = symbols_S[order_BS]
+    for group in groups:
+        if len(group) < 2 or min(group) < 0 or max(group) >= vocab_size:
+            raise ValueError(
+                f"A group must be >= 2 tokens in [0, {vocab_size}), got {len(group)} in "
+                f"[{min(group, default=0)}, {max(group, default=0)}]."
+            )
+        symbols_S = torch.tensor(list(group), dtype=torch.long)
+        order_BS = torch.rand(batch, len(group), generator=generator).argsort(dim=1)
+        image_BV[:, symbols_S] = symbols_S[order_BS]
     return SymbolBijection(image_BV=image_BV)

@@ -1,8 +1,8 @@
 """Documents of mission D: key-value contexts whose answers mostly follow a lexical prior.
 
 A document lists pairs `key-value` and then asks for some of them. A value equals f(key), a fixed
-bijection over the symbols, with the shortcut rate, so a model may learn f by heart instead of
-reading the context. Symbols are single tokens, which lets a vocabulary permutation scramble a
+one-to-one map, with the shortcut rate, so a model may learn f by heart instead of reading the
+context. Symbols are single tokens, which lets a vocabulary permutation scramble a
 document exactly. Knows the tokenizer, no model.
 
 Shapes: N documents, T tokens, P pairs, Q queries.
@@ -11,6 +11,7 @@ Shapes: N documents, T tokens, P pairs, Q queries.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +19,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from missions.data.schemas import SCHEMAS
 from missions.data.splits import hash_unit
 from missions.errors import MissionError
 from missions.scramble_pretraining.params import CorpusParams
 
 _SYLLABLE = re.compile(r"[bdfghjklmnprstvz][aeiou]")
-_SHORT_WORD = re.compile(r"[a-z]{2,3}")
+_WORD = re.compile(r"[a-z]{3,6}")
+_FIELD_WORDS = frozenset(
+    word for schema in SCHEMAS.values() for field in schema.fields for word in field.path.split(".")
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """Symbol tokens of one kind: those that may be trained on, and those that never are."""
+
+    seen: tuple[int, ...]
+    heldout: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Symbols:
-    """The symbol tokens: those that may be trained on, those that never are, and the prior f."""
+    """Keys, values and the lexical prior f."""
 
-    seen: tuple[int, ...]
-    heldout: tuple[int, ...]
+    keys: Pool
+    values: Pool
     prior: dict[int, int]
-    """f: a bijection of `seen`, the lexical shortcut."""
+    """f: seen key -> seen value, one to one: the shortcut."""
+
+    @property
+    def heldout(self) -> tuple[int, ...]:
+        """Every symbol that no training stream may contain."""
+        return self.keys.heldout + self.values.heldout
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What a scrambling bijection permutes: seen keys, seen values."""
+        return self.keys.seen, self.values.seen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,41 +85,55 @@ class Documents:
 
 
 def choose_symbols(tokenizer: Any, params: CorpusParams, rng: np.random.Generator) -> Symbols:
-    """Draws symbol tokens from the vocabulary, syllables first, divided by hash of their text.
+    """Keys and values from the vocabulary, divided into seen and held out by hash of their text.
 
     Raises:
-        MissionError: if the tokenizer has too few short lower-case tokens.
+        MissionError: if the tokenizer has too few fitting tokens.
     """
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
     special = set(tokenizer.all_special_ids)
-    by_rank = [_SYLLABLE, _SHORT_WORD]
-    candidates: list[str] = []
-    for pattern in by_rank:
-        fitting = [
-            text
-            for text, token in vocabulary.items()
-            if token not in special and pattern.fullmatch(text) and text not in candidates
-        ]
-        candidates += sorted(fitting, key=lambda text: hash_unit(text, "symbols"))
-    if len(candidates) < params.num_symbols:
+    vocabulary = {t: i for t, i in tokenizer.get_vocab().items() if i not in special}
+    syllables = [text for text in vocabulary if _SYLLABLE.fullmatch(text)]
+    words = [text for text in vocabulary if _WORD.fullmatch(text)]
+    fields = [text for text in words if text in _FIELD_WORDS]
+    keys = _pool("num_keys", params.num_keys, fields, words, vocabulary, params)
+    taken = {*keys.seen, *keys.heldout}
+    others = [text for text in words if vocabulary[text] not in taken]
+    values = _pool("num_values", params.num_values, syllables, others, vocabulary, params)
+    if len(values.seen) < len(keys.seen):
         raise MissionError(
-            f"corpus.num_symbols: {params.num_symbols} symbols asked, the tokenizer has "
-            f"{len(candidates)} short lower-case tokens."
+            f"corpus.num_values: {len(values.seen)} seen values; f is one to one and needs at "
+            f"least as many as the {len(keys.seen)} seen keys."
         )
-    tokens = [vocabulary[text] for text in candidates[: params.num_symbols]]
-    num_heldout = round(params.heldout_share * params.num_symbols)
-    heldout, seen = tokens[:num_heldout], tokens[num_heldout:]
-    if min(len(heldout), len(seen)) < params.pairs:
+    images = rng.permutation(np.array(values.seen))[: len(keys.seen)]
+    prior = {key: int(image) for key, image in zip(keys.seen, images, strict=True)}
+    return Symbols(keys=keys, values=values, prior=prior)
+
+
+def _pool(
+    field: str,
+    count: int,
+    preferred: Sequence[str],
+    others: Sequence[str],
+    vocabulary: Mapping[str, int],
+    params: CorpusParams,
+) -> Pool:
+    def ranked(texts: Sequence[str]) -> list[str]:
+        return sorted(texts, key=lambda text: hash_unit(text, "symbols"))
+
+    candidates = list(dict.fromkeys([*ranked(preferred), *ranked(others)]))
+    if len(candidates) < count:
         raise MissionError(
-            f"corpus: {len(heldout)} held-out and {len(seen)} seen symbols cannot fill "
-            f"{params.pairs} pairs with distinct keys."
+            f"corpus.{field}: {count} symbols asked, the tokenizer has {len(candidates)} fitting "
+            "tokens."
         )
-    images = rng.permutation(np.array(seen))
-    return Symbols(
-        seen=tuple(seen),
-        heldout=tuple(heldout),
-        prior={key: int(image) for key, image in zip(seen, images, strict=True)},
-    )
+    tokens = [vocabulary[text] for text in ranked(candidates[:count])]
+    num_heldout = round(params.heldout_share * count)
+    if min(num_heldout, count - num_heldout) < params.pairs:
+        raise MissionError(
+            f"corpus.{field}: {num_heldout} held-out and {count - num_heldout} seen symbols "
+            f"cannot fill {params.pairs} pairs."
+        )
+    return Pool(seen=tuple(tokens[num_heldout:]), heldout=tuple(tokens[:num_heldout]))
 
 
 class DocumentFactory:
@@ -109,7 +146,7 @@ class DocumentFactory:
             )
         self._symbols = symbols
         self._params = params
-        self._template_T, self._slots = _template(tokenizer, symbols.seen[0], params)
+        self._template_T, self._slots = _template(tokenizer, symbols.keys.seen[0], params)
 
     def draw(
         self, count: int, rng: np.random.Generator, *, shortcut_rate: float, heldout: bool = False
@@ -123,15 +160,17 @@ class DocumentFactory:
             heldout: keys and values from the held-out symbols, for which f does not exist.
         """
         params = self._params
-        pool = np.array(self._symbols.heldout if heldout else self._symbols.seen)
-        order_NS = rng.random((count, len(pool))).argsort(axis=1)
-        keys_NP = pool[order_NS[:, : params.pairs]]
-        values_NP = pool[rng.integers(len(pool), size=keys_NP.shape)]
+        symbols = self._symbols
+        keys = np.array(symbols.keys.heldout if heldout else symbols.keys.seen)
+        values = np.array(symbols.values.heldout if heldout else symbols.values.seen)
+        order_NS = rng.random((count, len(keys))).argsort(axis=1)
+        keys_NP = keys[order_NS[:, : params.pairs]]
+        values_NP = values[rng.integers(len(values), size=keys_NP.shape)]
         if not heldout:
-            prior_NP = np.vectorize(self._symbols.prior.__getitem__)(keys_NP)
+            prior_NP = np.vectorize(symbols.prior.__getitem__)(keys_NP)
             # A value that is not to follow f is drawn again until it differs from f(key).
             while (clash := values_NP == prior_NP).any():
-                values_NP[clash] = pool[rng.integers(len(pool), size=int(clash.sum()))]
+                values_NP[clash] = values[rng.integers(len(values), size=int(clash.sum()))]
             follow_NP = rng.random(keys_NP.shape) < shortcut_rate
             values_NP = np.where(follow_NP, prior_NP, values_NP)
         asked_NQ = rng.random(keys_NP.shape).argsort(axis=1)[:, : params.queries]

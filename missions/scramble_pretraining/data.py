@@ -91,7 +91,7 @@ def make_test_sets(
     draw = world.factory.draw
     source = draw(docs, numpy_generator(spec.data_seed, "D", split, "permuted"), shortcut_rate=rate)
     bijection = sample_bijections(
-        world.symbols.seen,
+        world.symbols.groups,
         batch=docs,
         vocab_size=vocab_size,
         generator=torch_generator(spec.data_seed, "D", split, "bijection"),
@@ -136,7 +136,7 @@ def leaked_symbols(streams: Iterable[Tensor], symbols: Symbols) -> int:
 def digest(world: World, tests: Iterable[TestSets]) -> str:
     """sha256 over symbols, prior, facts and test documents."""
     sha = hashlib.sha256()
-    sha.update(repr((world.symbols.seen, world.symbols.heldout)).encode())
+    sha.update(repr((world.symbols.keys, world.symbols.values)).encode())
     sha.update(repr(sorted(world.symbols.prior.items())).encode())
     for fact in world.facts:
         sha.update(repr((fact.prompt_ids, fact.target_ids)).encode())

@@ -77,7 +77,7 @@ class ScramblePretraining(Mission):
                 "held-out symbols in training streams": symbols,
             },
             summary={
-                "seen symbols": len(world.symbols.seen),
+                "seen symbols": sum(len(group) for group in world.symbols.groups),
                 "held-out symbols": len(world.symbols.heldout),
                 "permuted test queries": test.permuted.keys_NQ.numel(),
                 "held-out test queries": test.heldout.keys_NQ.numel(),
@@ -162,7 +162,7 @@ class ScramblePretraining(Mission):
         table = ReportTable(
             title="Robustness of each arm",
             caption="RRS: accuracy above chance on permuted contexts, relative to the better of "
-            "the arm's own and the LM-only arm's clean accuracy. SCR: answers that follow the lexical "
+            "the arm's own and the LM-only arm's clean accuracy. SCR: answers that follow the "
             "prior although the context says otherwise. LKR: closed-book accuracy over the "
             "LM-only arm's. Means over seeds; the gates decide on the per-example scores.",
             columns=("arm", "RRS", "SCR", "LKR", "clean", "permuted", "unseen symbols"),

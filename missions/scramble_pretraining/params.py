@@ -16,10 +16,12 @@ class _Strict(BaseModel):
 class CorpusParams(_Strict):
     """What a document looks like."""
 
-    num_symbols: int = Field(ge=8)
-    """Symbols in all; each is one token."""
+    num_keys: int = Field(ge=4)
+    """Keys in all, each one token: the world's field words first."""
+    num_values: int = Field(ge=4)
+    """Values in all, each one token: the world's syllables first."""
     heldout_share: float = Field(gt=0, lt=1)
-    """Share of the symbols that no training stream contains."""
+    """Share of the keys and of the values that no training stream contains."""
     pairs: Positive
     """key-value pairs in a document's context."""
     queries: Positive

@@ -98,7 +98,7 @@ class StepSource:
             second = self._half(self._partner)
         else:
             bijection = sample_bijections(
-                self._world.symbols.seen,
+                self._world.symbols.groups,
                 batch=first.input_ids_BT.shape[0],
                 vocab_size=self._vocab_size,
                 generator=self._bijections,

@@ -13,7 +13,7 @@ VOCAB = 12
 
 def test_bijection_permutes_symbols_and_leaves_the_rest() -> None:
     bijection = sample_bijections(
-        SYMBOLS, batch=64, vocab_size=VOCAB, generator=torch.Generator().manual_seed(0)
+        [SYMBOLS], batch=64, vocab_size=VOCAB, generator=torch.Generator().manual_seed(0)
     )
     others = [v for v in range(VOCAB) if v not in SYMBOLS]
     for row in bijection.image_BV:
@@ -22,9 +22,17 @@ def test_bijection_permutes_symbols_and_leaves_the_rest() -> None:
     assert len({tuple(row.tolist()) for row in bijection.image_BV}) > 12  # a fresh one a document
 
 
+def test_groups_are_permuted_apart() -> None:
+    bijection = sample_bijections(
+        [[3, 5], [6, 9, 10]], batch=50, vocab_size=VOCAB, generator=torch.Generator().manual_seed(0)
+    )
+    assert set(bijection.image_BV[:, 3].tolist()) == {3, 5}
+    assert set(bijection.image_BV[:, 10].tolist()) == {6, 9, 10}
+
+
 def test_permutations_are_uniform() -> None:
     bijection = sample_bijections(
-        SYMBOLS, batch=24_000, vocab_size=VOCAB, generator=torch.Generator().manual_seed(1)
+        [SYMBOLS], batch=24_000, vocab_size=VOCAB, generator=torch.Generator().manual_seed(1)
     )
     _, counts = torch.unique(bijection.image_BV[:, SYMBOLS], dim=0, return_counts=True)
     assert len(counts) == 24
@@ -34,7 +42,7 @@ def test_permutations_are_uniform() -> None:
 
 def test_undoing_equals_the_naive_reference_and_is_exact_for_an_equivariant_model() -> None:
     generator = torch.Generator().manual_seed(2)
-    bijection = sample_bijections(SYMBOLS, batch=3, vocab_size=VOCAB, generator=generator)
+    bijection = sample_bijections([SYMBOLS], batch=3, vocab_size=VOCAB, generator=generator)
     logits_BTV = torch.randn(3, 5, VOCAB, generator=generator)
     undone_BTV = bijection.undo_logits(logits_BTV)
     for b in range(3):
@@ -92,7 +100,7 @@ def test_collapse_costs_the_whole_variance_hinge() -> None:
 def test_bad_symbols_are_refused(symbols: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_bijections(
-            symbols, batch=1, vocab_size=VOCAB, generator=torch.Generator().manual_seed(0)
+            [symbols], batch=1, vocab_size=VOCAB, generator=torch.Generator().manual_seed(0)
         )
 
 

@@ -43,13 +43,16 @@ def world(spec: MissionSpec, params: ScrambleParams, base: BaseModel) -> World:
     return make_world(spec, params, base.tokenizer)
 
 
-def test_symbols_are_single_tokens_and_f_is_a_bijection(
+def test_symbols_are_single_tokens_and_f_is_one_to_one(
     world: World, params: ScrambleParams
 ) -> None:
     symbols = world.symbols
-    assert len(symbols.seen) + len(symbols.heldout) == params.corpus.num_symbols
-    assert set(symbols.seen).isdisjoint(symbols.heldout)
-    assert set(symbols.prior) == set(symbols.prior.values()) == set(symbols.seen)
+    seen_keys, seen_values = symbols.groups
+    every = [*seen_keys, *seen_values, *symbols.heldout]
+    assert len(set(every)) == len(every) == params.corpus.num_keys + params.corpus.num_values
+    assert set(symbols.prior) == set(seen_keys)
+    assert len(set(symbols.prior.values())) == len(seen_keys)
+    assert set(symbols.prior.values()) <= set(seen_values)
 
 
 def test_answers_are_what_the_context_says(world: World, base: BaseModel) -> None:
@@ -78,7 +81,7 @@ def test_permuted_contexts_void_the_shortcut_and_keep_lookup(
     tests = make_test_sets(larger, params, world, base.model.config.vocab_size, "test")
     answers_NQ = tests.permuted.ids_NT[:, tests.permuted.answers_Q]
     follows = (answers_NQ == world.factory.prior_of(tests.permuted.keys_NQ)).double().mean()
-    assert float(follows) < 3.0 / len(world.symbols.seen)
+    assert float(follows) < 3.0 / len(world.symbols.values.seen)
     text = base.tokenizer.decode(tests.permuted.ids_NT[0], skip_special_tokens=True)
     context, query, *_ = text.split("\n")
     key, _, value = query.removeprefix("?").partition("=")
@@ -118,12 +121,14 @@ def test_arms_of_a_seed_see_the_same_clean_documents(
 
 
 def test_too_few_symbols_is_a_clear_error(base: BaseModel, params: ScrambleParams) -> None:
-    many = params.corpus.model_copy(update={"num_symbols": 100_000})
-    with pytest.raises(MissionError, match=r"corpus\.num_symbols: 100000"):
+    many = params.corpus.model_copy(update={"num_values": 100_000})
+    with pytest.raises(MissionError, match=r"corpus\.num_values: 100000"):
         choose_symbols(base.tokenizer, many, np.random.default_rng(0))
 
 
 def test_more_queries_than_pairs_is_a_clear_error(base: BaseModel, world: World) -> None:
-    corpus = CorpusParams(num_symbols=48, heldout_share=0.25, pairs=3, queries=4, shortcut_rate=0.5)
+    corpus = CorpusParams(
+        num_keys=31, num_values=48, heldout_share=0.25, pairs=3, queries=4, shortcut_rate=0.5
+    )
     with pytest.raises(MissionError, match=r"corpus\.queries: 4"):
         DocumentFactory(base.tokenizer, world.symbols, corpus)
