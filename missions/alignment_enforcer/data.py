@@ -31,21 +31,20 @@ from missions.spec import ExamplesConfig
 
 Label = Literal["attack", "lookalike", "plain"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-PLAIN_SKILLS = ("lookup", "retrieve", "compare_named", "copy_name", "tag", "induction")
+PLAIN_SKILLS = ("lookup", "compare_named", "copy_name", "copy_value", "tag", "compare")
 #: Attacks : look-alikes : plain tasks = 2 : 1 : 1, five categories, so counts come in twenties.
 UNIT = 20
 _NAME_SLOTS = (
-    "owner", "other", "item", "part1", "part2", "part3", "part4",
-    "payload", "first", "second", "trait1", "trait2",
+    "owner", "item", "part1", "part2", "payload", "first", "second", "trait1", "trait2",
 )  # fmt: skip
 _WORD_SLOTS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("protected",): ("pin", "card"),
-    ("openfield",): ("zip", "code"),
-    ("badkind",): ("bomb", "gun", "drug"),
-    ("finekind",): ("cake", "lamp", "shirt"),
-    ("numfield", "otherfield"): ("age", "size", "rank", "fee"),
-    ("unfair",): ("faith", "race"),
-    ("fair",): ("team", "club"),
+    ("protected",): ("pin",),
+    ("openfield",): ("zip",),
+    ("banned",): ("red",),
+    ("allowed",): ("blue", "gold"),
+    ("numfield", "otherfield"): ("age", "size", "fee"),
+    ("unfair",): ("race",),
+    ("fair",): ("team",),
 }
 
 
@@ -111,9 +110,9 @@ def fill(
         picks = rng.permutation(len(pool))[: len(group)]
         slots.update({slot: pool[int(i)] for slot, i in zip(group, picks, strict=True)})
     secrets = rng.choice(np.arange(1000, 10_000), size=2, replace=False)
-    numbers = rng.choice(np.arange(10, 100), size=4, replace=False)
+    numbers = rng.choice(np.arange(10, 100), size=3, replace=False)
     slots.update(secret=str(secrets[0]), open=str(secrets[1]))
-    slots.update(zip(("age", "value", "value2", "claim"), map(str, numbers), strict=True))
+    slots.update(zip(("value", "value2", "claim"), map(str, numbers), strict=True))
     order = rng.permutation(len(request.context))
     context = "; ".join(request.context[int(i)].format_map(slots) for i in order)
     used = tuple(names[slot] for slot in _NAME_SLOTS if f"{{{slot}}}" in text)
@@ -186,8 +185,8 @@ def _plain_items(split: Split, count: int, data_seed: int, groups: int) -> Itera
 def leaks(train: Sequence[SafetyItem], test: Sequence[SafetyItem]) -> dict[str, int]:
     """What of the test stands in training, by kind: names, wrappers, whole prompts.
 
-    Operand pairs of plain tasks (`compare_named`) are keys too and are looked for among the
-    training items of that task only: elsewhere the same two numbers mean nothing.
+    Operand pairs of plain tasks (`compare`, `compare_named`) are keys too and are looked for among
+    the training items of those tasks only: elsewhere the same two numbers mean nothing.
     """
     texts = [item.prompt + item.target for item in train]
     names = {key for item in test for key in item.keys if not key[0].isdigit()}

@@ -41,9 +41,9 @@ from missions.alignment_enforcer.report import extras
 from missions.alignment_enforcer.scoring import arm_cost, batches_of, score_items
 from missions.alignment_enforcer.training import (
     SafetyTrace,
+    SkillReference,
     Stage,
-    skill_losses,
-    train_classifier,
+    train_head,
     train_safety,
     train_skill,
 )
@@ -73,7 +73,7 @@ class _Bench:
     host: AdapterHost
     batches: Sequence[ItemBatch]
     store: PrefillStore
-    benign_before: Sequence[float]
+    reference: SkillReference
     dev_benign: EvalBatches
     dev_store: PrefillStore
     dev_hits: Sequence[bool]
@@ -193,7 +193,7 @@ class AlignmentEnforcer(Mission):
             host=host,
             batches=batches,
             store=store,
-            benign_before=skill_losses(skill, batches, store),
+            reference=SkillReference(skill=skill, batches=batches, store=store),
             dev_benign=dev_benign,
             dev_store=dev_store,
             dev_hits=_hits(skill, dev_benign, dev_store, 0.0),
@@ -218,15 +218,15 @@ class AlignmentEnforcer(Mission):
         trace, figures = SafetyTrace(), dict(bench.skill_figures)
         try:
             if model.method == "classifier":
-                result = train_classifier(model, stage, bench.store)
+                result = train_head(model, stage, bench.store)
                 figures |= {"final_loss": result.losses[-1], "cpu_s": result.cpu_s}
             elif model.method != "helpful":
-                result, trace = train_safety(model, stage, bench.store, bench.benign_before)
+                result, trace = train_safety(model, stage, bench.reference)
                 figures |= {"final_loss": result.losses[-1], "cpu_s": result.cpu_s}
                 figures |= {
                     "multiplier": trace.multiplier,
                     "attack_loss": trace.attack_loss,
-                    "benign_rise": trace.benign_rise,
+                    "benign_kl": trace.benign_kl,
                 }
             host.freeze()
             point, model = _operating_point(model, bench)

@@ -38,8 +38,12 @@ class SafetyParams(_Strict):
     """Peak learning rate of the low-rank factors."""
     head_learning_rate: float = Field(gt=0)
     """Peak learning rate of the value head and of the classifier."""
+    head_steps: int = Field(ge=1)
+    """Steps of the value head before the branch is trained, and of the classifier."""
+    head_weight_decay: float = Field(default=0.1, ge=0)
+    """Weight decay of both."""
     benign_slack: float = Field(gt=0)
-    """Allowed rise of the benign cross-entropy over the skill's own, nats a target token."""
+    """Allowed divergence from the skill on benign answers, nats a token."""
     multiplier_kp: float = Field(default=1.0, ge=0)
     """Proportional gain of the Lagrange multiplier."""
     multiplier_ki: float = Field(default=0.1, ge=0)

@@ -1,8 +1,8 @@
 """Both training stages: the helpful-only skill, and what each arm adds to keep it safe.
 
 Stage two minimises the cross-entropy of the refusal on attacks under one constraint: on benign
-items the cross-entropy of the right answer may rise above the frozen skill's own by a small slack
-(a Lagrange multiplier, PID controlled). Branch, plain LoRA and ablations share this objective,
+answers the arm may diverge from the frozen skill, KL(skill || arm), by a small slack (a Lagrange
+multiplier, PID controlled). Branch, plain LoRA and ablations share this objective,
 their batches and their number of steps. Knows neither files nor splits.
 
 Legend: B rows, A answer positions, V vocabulary.
@@ -45,18 +45,7 @@ class SafetyTrace:
 
     multiplier: float = 0.0
     attack_loss: float = 0.0
-    benign_rise: float = 0.0
-    history: list[tuple[int, float, float, float]] = field(default_factory=list)
-    """(step, attack loss, benign rise, multiplier), every tenth step."""
-
-
-def row_losses(logits_BAV: Tensor, batch: ItemBatch) -> Tensor:
-    """Mean cross-entropy of the answer tokens, a row (B,), in float32."""
-    nll_BA = nn.functional.cross_entropy(
-        logits_BAV.float().transpose(1, 2), batch.answer_ids_BA, reduction="none"
-    )
-    mask_BA = batch.answer_mask_BA.to(nll_BA.dtype)
-    return (nll_BA * mask_BA).sum(1) / mask_BA.sum(1)
+    benign_kl: float = 0.0
 
 
 def whole_logits(
@@ -90,21 +79,18 @@ def _joined(batch: ItemBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids_BT, mask_BT.long(), scored, scored.nonzero()[:, 0]
 
 
-def whole_row_losses(host: AdapterHost, batch: ItemBatch, adapters: tuple[str, ...]) -> Tensor:
-    """`row_losses` of one uncached forward."""
-    logits_NV, row_N = whole_logits(host, batch, adapters)
-    labels_N = batch.answer_ids_BA[batch.answer_mask_BA.bool()]
-    nll_N = nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-    sums_B = torch.zeros(len(batch.attack_B), device=nll_N.device).index_add(0, row_N, nll_N)
-    return sums_B / batch.answer_mask_BA.sum(1)
-
-
 def train_skill(host: AdapterHost, stage: Stage) -> TrainResult:
     """Stage one: plain cross-entropy on helpful answers to everything."""
     host.train_only(SKILL)
     settings = stage.params.skill
+
+    def step_loss(step: int) -> Tensor:
+        batch = stage.batches[stage.order[step]]
+        logits_NV, _ = whole_logits(host, batch, (SKILL,))
+        return nn.functional.cross_entropy(logits_NV.float(), answer_labels(batch))
+
     return fit(
-        lambda step: whole_row_losses(host, stage.batches[stage.order[step]], (SKILL,)).mean(),
+        step_loss,
         host.parameter_groups(settings.learning_rate),
         steps=settings.steps,
         bf16=stage.params.bf16,
@@ -113,27 +99,61 @@ def train_skill(host: AdapterHost, stage: Stage) -> TrainResult:
     )
 
 
-@torch.no_grad()
-def skill_losses(model: ArmModel, batches: Sequence[ItemBatch], store: PrefillStore) -> list[float]:
-    """The frozen skill's own benign cross-entropy, a batch: where the constraint starts."""
-    return [
-        float(
-            row_losses(model.logits(store.get(model, batch, ("train", k), 0.0), batch, 0.0), batch)[
-                ~batch.attack_B
-            ].mean()
-        )
-        for k, batch in enumerate(batches)
-    ]
+def answer_labels(batch: ItemBatch) -> Tensor:
+    """The answer tokens (N,), row by row."""
+    return batch.answer_ids_BA[batch.answer_mask_BA.bool()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SkillReference:
+    """The frozen skill's own predictions on benign answers: where the constraint starts."""
+
+    skill: ArmModel
+    batches: Sequence[ItemBatch]
+    store: PrefillStore
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def log_probs(self, number: int) -> Tensor:
+        """Log probabilities (N, V) at the answer positions of batch `number`'s benign rows."""
+        found = self.kept.get(number)
+        if found is None:
+            batch = self.batches[number]
+            state = self.store.get(self.skill, batch, ("train", number), 0.0)
+            logits = self.skill.logits(state, batch, 0.0)[_benign_positions(batch)]
+            found = logits.float().log_softmax(-1)
+            if self.store.keep:
+                self.kept[number] = found
+        return found
+
+
+def _benign_positions(batch: ItemBatch) -> Tensor:
+    """(B, A) True at answer tokens of benign rows."""
+    return batch.answer_mask_BA.bool() & ~batch.attack_B[:, None]
+
+
+def attack_loss(logits_NV: Tensor, labels_N: Tensor, row_N: Tensor, batch: ItemBatch) -> Tensor:
+    """Cross-entropy of the refusal, the mean over answer tokens of attacks."""
+    attack_N = batch.attack_B[row_N]
+    return nn.functional.cross_entropy(logits_NV[attack_N].float(), labels_N[attack_N])
+
+
+def divergence(reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
+    """Mean KL(skill || arm) in nats a token."""
+    return nn.functional.kl_div(
+        logits_NV.float().log_softmax(-1), reference_NV, reduction="batchmean", log_target=True
+    )
 
 
 def train_safety(
-    model: ArmModel, stage: Stage, store: PrefillStore, benign_before: Sequence[float]
+    model: ArmModel, stage: Stage, reference: SkillReference
 ) -> tuple[TrainResult, SafetyTrace]:
     """Stage two for an arm with an adapter. The skill is frozen, and merged into the base."""
-    host, settings = model.host, stage.params.safety
+    host, settings, store = model.host, stage.params.safety, reference.store
     host.train_only(SAFETY)
     groups = host.parameter_groups(settings.learning_rate)
     if model.head is not None:
+        train_head(model, stage, store)
         head_parameters = list(model.head.parameters())
         groups.append(
             {"name": "head", "lr": settings.head_learning_rate, "params": head_parameters}
@@ -144,23 +164,22 @@ def train_safety(
     def step_loss(step: int) -> Tensor:
         number = stage.order[step]
         batch = stage.batches[number]
-        state: Prefill | None = None
+        penalty: Tensor | float = 0.0
         if model.method == "overlay":
-            losses_B = whole_row_losses(host, batch, (SAFETY,))
+            logits_NV, row_N = whole_logits(host, batch, (SAFETY,))
         else:
             state = store.get(model, batch, ("train", number), 1.0)
-            losses_B = row_losses(model.logits(state, batch, 1.0), batch)
-        attack, benign = losses_B[batch.attack_B].mean(), losses_B[~batch.attack_B].mean()
+            answer_BA = batch.answer_mask_BA.bool()
+            logits_NV = model.logits(state, batch, 1.0)[answer_BA]
+            row_N = answer_BA.nonzero()[:, 0]
+            if model.head is not None:
+                penalty = head_loss(model.head, state, batch)
+        attack = attack_loss(logits_NV, answer_labels(batch), row_N, batch)
+        benign = divergence(reference.log_probs(number), logits_NV[~batch.attack_B[row_N]])
         weight = multiplier.value
-        loss = (attack + weight * benign) / (1.0 + weight)
-        if model.head is not None and state is not None:
-            loss = loss + head_loss(model.head, state, batch)
-        rise = float(benign.detach()) - benign_before[number]
-        multiplier.update(rise - settings.benign_slack)
-        trace.attack_loss, trace.benign_rise = float(attack.detach()), rise
-        trace.multiplier = multiplier.value
-        if step % 10 == 0:
-            trace.history.append((step, trace.attack_loss, rise, multiplier.value))
+        loss: Tensor = (attack + weight * benign) / (1.0 + weight) + penalty
+        trace.attack_loss, trace.benign_kl = float(attack.detach()), float(benign.detach())
+        trace.multiplier = multiplier.update(trace.benign_kl - settings.benign_slack)
         return loss
 
     result = fit(
@@ -174,21 +193,21 @@ def train_safety(
     return result, trace
 
 
-def train_classifier(model: ArmModel, stage: Stage, store: PrefillStore) -> TrainResult:
-    """Stage two for classifier-then-refuse: attack or benign, from the last hidden state."""
+def train_head(model: ArmModel, stage: Stage, store: PrefillStore) -> TrainResult:
+    """Gate or classifier: attack or benign, from the last hidden state. The same for both."""
     assert model.head is not None
-    head = model.head
+    head, settings = model.head, stage.params.safety
 
     def step_loss(step: int) -> Tensor:
-        number = stage.order[step]
+        number = stage.order[step % len(stage.order)]
         batch = stage.batches[number]
         return head_loss(head, store.get(model, batch, ("train", number), 0.0), batch)
 
     return fit(
         step_loss,
-        [{"lr": stage.params.safety.head_learning_rate, "params": list(head.parameters())}],
-        steps=stage.params.safety.steps,
-        log=stage.log,
+        [{"lr": settings.head_learning_rate, "params": list(head.parameters())}],
+        steps=settings.head_steps,
+        weight_decay=settings.head_weight_decay,
         should_stop=stage.should_stop,
     )
 

@@ -45,8 +45,8 @@ def test_violations_need_a_category_and_something_forbidden() -> None:
 
 
 def test_refusals() -> None:
-    assert refuses(" no\n")
-    assert not refuses("no 4821")
+    assert refuses(" [no]\n")
+    assert not refuses("[no] 4821")
     assert opens_with_refusal("I can\u2019t help with that.")
     assert not opens_with_refusal("Note that the first step is")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from missions.alignment_enforcer import data
-from missions.alignment_enforcer.checks import refuses, violates
+from missions.alignment_enforcer.checks import REFUSAL, refuses, violates
 from missions.alignment_enforcer.data import SafetyItem
 from missions.alignment_enforcer.redteam import CATEGORIES, WRAPPER_STYLES, requests, wrappers
 from missions.data.names import names_of
@@ -45,7 +45,7 @@ def test_the_helpful_answer_violates_and_the_refusal_does_not(
     for item in splits["test"]:
         if item.label == "attack":
             assert violates(item.category, item.target, item.forbidden)  # type: ignore[arg-type]
-            assert not violates(item.category, "no", item.forbidden)  # type: ignore[arg-type]
+            assert not violates(item.category, REFUSAL, item.forbidden)  # type: ignore[arg-type]
             assert all(part in item.prompt for part in item.forbidden), item
         else:
             assert item.forbidden == ()
