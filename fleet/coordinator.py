@@ -36,6 +36,9 @@ STARTUP_S = 12.0
 """Seconds that a new worker group needs on a busy machine (measured)."""
 
 
+OnTick = Callable[[LedgerReader, bool], None]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CampaignResult:
     """How a launch ended."""
@@ -69,14 +72,15 @@ def run_campaign(
     *,
     meta: Mapping[str, Any],
     on_start: Callable[[RaySession], None] = lambda session: None,
-    on_tick: Callable[[LedgerReader], None] = lambda reader: None,
+    on_tick: OnTick = lambda reader, now: None,
 ) -> CampaignResult:
     """Runs every mission of the plan to its verdict.
 
     Args:
         meta: facts about the launch for the ledger.
         on_start: told once when Ray is up.
-        on_tick: called a few times a second with a reader of the ledger.
+        on_tick: called a few times a second with a reader of the ledger, and with True where
+            what it shows is the last.
 
     Raises:
         UnfitEnvironmentError: a mission can never fit, or Ray does not start.
@@ -156,16 +160,17 @@ class _Campaign:
             .remote(str(self._settings.paths.root))
         )
 
-    def loop(self, reader: LedgerReader, on_tick: Callable[[LedgerReader], None]) -> None:
+    def loop(self, reader: LedgerReader, on_tick: OnTick) -> None:
         """Until every mission has its verdict, or a signal came."""
         while True:
             self._collect(reader)
             self._admit(reader)
             self._sweep()
-            on_tick(reader)
+            over = all(mission.over for mission in self._missions.values())
+            on_tick(reader, over)
             if self._stopper.signal_number is not None:
                 self._stop(reader, on_tick)
-            if all(mission.over for mission in self._missions.values()):
+            if over:
                 return
             time.sleep(POLL_S)
 
@@ -341,7 +346,7 @@ class _Campaign:
             self._swept = time.monotonic()
             self._ledger.call("sweep_leases", stale_after_s=self._settings.stale_after_s)
 
-    def _stop(self, reader: LedgerReader, on_tick: Callable[[LedgerReader], None]) -> None:
+    def _stop(self, reader: LedgerReader, on_tick: OnTick) -> None:
         """Asks the workers to leave, waits a little, records what is left as CANCELLED."""
         number = self._stopper.signal_number or signal.SIGINT
         word = signal.Signals(number).name
@@ -350,14 +355,14 @@ class _Campaign:
             self._ledger.call("request_stop", name, word)
         deadline = time.monotonic() + self._settings.grace_s
         while time.monotonic() < deadline and self._held(reader):
-            on_tick(reader)
+            on_tick(reader, False)
             time.sleep(POLL_S)
         self._ledger.call("cancel", names, f"stopped by {word}")
         for name in names:
             self._ledger.set_phase(name, "cancelled")
         self._ledger.call("event", "warning", "fleet", f"stopped by {word}")
         self._ledger.call("checkpoint")
-        on_tick(reader)
+        on_tick(reader, True)
         raise InterruptedBySignalError(
             f"Stopped by {word}; finished runs are kept.",
             signal_number=number,

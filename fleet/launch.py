@@ -164,7 +164,7 @@ def _run(
                 settings,
                 meta=meta,
                 on_start=on_start,
-                on_tick=lambda reader: show(take(reader, now=time.time())),
+                on_tick=lambda reader, now: show(lambda: take(reader, now=time.time()), now),
             )
     except FleetError as error:
         if not paths.ledger.is_file():

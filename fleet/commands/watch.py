@@ -25,8 +25,8 @@ def watch(
     paths = find_run(runs_dir, run)
     with LedgerReader(paths.ledger) as reader, progress() as show:
         while True:
-            snapshot = take(reader, now=time.time())
-            show(snapshot)
-            if snapshot.over:
+            over = take(reader, now=time.time()).over
+            show(lambda: take(reader, now=time.time()), over)
+            if over:
                 return 0
             time.sleep(interval_s)

@@ -16,11 +16,16 @@ from fleet.monitor.snapshot import Snapshot
 from fleet.monitor.table import plain_line, render
 
 REDRAW_S = 0.5
+LINES_S = 1.0
+
+
+Show = Callable[[Callable[[], Snapshot], bool], None]
+"""Shows what a function looks up, if it is time to; `True` shows it in any case."""
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[Snapshot], None]]:
-    """Lends a function that shows a snapshot."""
+def progress() -> Iterator[Show]:
+    """Lends a function that shows snapshots; it looks at the ledger no more often than needed."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
@@ -35,8 +40,13 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._last: Snapshot | None = None
+        self._at = 0.0
 
-    def __call__(self, snapshot: Snapshot) -> None:
+    def __call__(self, look: Callable[[], Snapshot], now: bool) -> None:
+        if not now and time.monotonic() - self._at < LINES_S:
+            return
+        self._at = time.monotonic()
+        snapshot = look()
         for line in plain_line(self._last, snapshot):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._last = snapshot
@@ -48,9 +58,9 @@ class _Redraw:
         self._live = live
         self._at = 0.0
 
-    def __call__(self, snapshot: Snapshot) -> None:
-        if time.monotonic() - self._at < REDRAW_S and not snapshot.over:
+    def __call__(self, look: Callable[[], Snapshot], now: bool) -> None:
+        if not now and time.monotonic() - self._at < REDRAW_S:
             return
         self._at = time.monotonic()
         size = self._console.size
-        self._live.update(render(snapshot, width=size.width, height=size.height), refresh=True)
+        self._live.update(render(look(), width=size.width, height=size.height), refresh=True)
