@@ -26,8 +26,9 @@ class FeedbackConfig(BaseModel):
     """Feedback arrives 1 to this many prompts later, uniformly."""
     wrong: float = Field(default=0.05, ge=0, lt=1)
     """Share of feedback with the right values in a wrong known format."""
-    poison_text: str = "none"
-    """What every prompt of the poisoned burst gets as its correct answer."""
+    poison_copies: int = Field(default=2, ge=1)
+    """How often each poisoned correction is sent: a flood. It holds the right values in the last
+    of the wrong known formats, the same one for nearly all prompts: plausible, hence learnable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +68,13 @@ def schedule(
             continue
         target = item.wrong[choice] if mistaken else item.target
         if poisoned:
-            target = config.poison_text
-        events.append(
-            Feedback(
-                served=served,
-                arrives=served + delay,
-                prompt=item.prompt,
-                target=target,
-                right=target == item.target,
-            )
+            target = item.wrong[-1]
+        event = Feedback(
+            served=served,
+            arrives=served + delay,
+            prompt=item.prompt,
+            target=target,
+            right=target == item.target,
         )
+        events += [event] * (config.poison_copies if poisoned else 1)
     return tuple(sorted(events, key=lambda event: (event.arrives, event.served)))

@@ -3,7 +3,7 @@
 Metrics: `exact_match` of every prompt, and the same over the parts `known`, `novel` and
 `unchanged`; `time_to_fix` with its event flag, one row a behaviour; `false_rollback`, one row a
 canary run outside the poisoned burst; `poison_handled`, two rows: the burst was rolled back, and
-the canary was as good as at the start when it had settled; `retention`, exact match after the
+the state was good again when it had settled; `retention`, exact match after the
 stream on what was never changed.
 """
 
@@ -74,15 +74,16 @@ def _fix_rows(stream: Sequence[Item], hits: Sequence[bool], params: LivingModelP
 
 def _rollback_rows(result: StreamResult, params: LivingModelParams) -> list[Row]:
     rows: list[Row] = []
-    answered, last_score = False, 0.0
+    answered = recovered = False
+    good = params.canary.promote_ratio * result.start_score
     for event in result.canary:
         rolled_back = event.action == "rollback"
         if in_burst(event.at, params.stream.poison, params.stream.settle):
-            answered, last_score = answered or rolled_back, event.report.score
+            answered = answered or rolled_back
+            recovered = rolled_back or event.report.score >= good
             continue
         name = f"canary{event.at:05d}"
         rows.append((name, name, "false_rollback", float(rolled_back)))
-    recovered = last_score >= params.canary.promote_ratio * result.start_score
     for name, held in (("rolled_back", answered), ("recovered", recovered)):
         rows.append((name, name, "poison_handled", float(held)))
     return rows

@@ -35,7 +35,7 @@ def test_wrong_feedback_is_a_wrong_format_of_the_right_values() -> None:
     for event in schedule(STREAM, CONFIG, BURST, np.random.default_rng(2)):
         item = STREAM[event.served]
         if BURST[0] <= event.served < BURST[1]:
-            assert event.target == "none"
+            assert event.target == item.wrong[-1] != item.target
         elif event.right:
             assert event.target == item.target
         else:
@@ -45,6 +45,6 @@ def test_wrong_feedback_is_a_wrong_format_of_the_right_values() -> None:
 def test_the_burst_answers_every_prompt_and_shifts_nothing_else() -> None:
     with_burst = schedule(STREAM, CONFIG, BURST, np.random.default_rng(2))
     without = schedule(STREAM, CONFIG, (2999, 3000), np.random.default_rng(2))
-    assert sum(BURST[0] <= event.served < BURST[1] for event in with_burst) == 80
+    assert sum(BURST[0] <= event.served < BURST[1] for event in with_burst) == 80 * 2
     calm = [e for e in with_burst if not BURST[0] <= e.served < BURST[1] and e.served < 2999]
     assert calm == [e for e in without if not BURST[0] <= e.served < BURST[1] and e.served < 2999]
