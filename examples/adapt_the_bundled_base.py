@@ -40,13 +40,13 @@ def main(steps: int = STEPS) -> dict[str, float]:
     rng = np.random.default_rng(0)
     train = encode([example(rng, "train", i) for i in range(16 * steps)], base.tokenizer)
     test = encode([example(rng, "test", i) for i in range(200)], base.tokenizer)
-    bem = make_config("generated", rank=6, code="sequence")
+    bem = make_config("generated", rank=8, code="sequence")
     host = AdapterHost(base)
     host.add("bem", bem, generator=torch.Generator().manual_seed(0))
     size = host.num_trainable("bem")
     host.add(
         "lora",
-        match_rank(make_config("lora", rank=6), size, base),
+        match_rank(make_config("lora", rank=8), size, base),
         generator=torch.Generator().manual_seed(0),
     )
     scores: dict[str, float] = {}
