@@ -1,10 +1,11 @@
 """Runs plans chunk by chunk over one KV cache, in batches.
 
 A sequence is a prompt followed by chunks. A chunk is given tokens (a marker, perhaps retrieved
-text), then greedily generated ones up to a separator. Each chunk runs under one adapter; what
-earlier chunks wrote stays in the cache as it was written, so no token is computed twice. A `Walk`
-is never changed: `extend` returns a new one, so plans with a common beginning share it. It knows
-neither what the skills do nor how a plan is chosen.
+text), then greedily generated ones up to a separator. An adapter acts where it decides: on the last
+given token and on all that it writes. What is merely read (the prompt, what a chunk is given) is
+read by the base as it is, and what stands in the cache stays, so no token is computed twice. A
+`Walk` is never changed: `extend` returns a new one, so plans with a common beginning share it. It
+knows neither what the skills do nor how a plan is chosen.
 
 Legend: B rows, S cached positions, T new positions, H heads, K head size, D hidden size, V
 vocabulary.
@@ -123,11 +124,17 @@ class ChunkEngine:
 
         Args:
             prompts: token ids, one row each.
-            acting: adapters that act on the prompt.
+            acting: adapters that decide on the token after the prompt: they act on its last token.
             ready: adapters that do not, but whose codes are read off the prompt for later chunks.
         """
         ids_BT, mask_BT = self._padded(prompts)
-        context = RoutingContext(prefix_mask_BT=mask_BT.bool(), adapters=tuple(acting))
+        length_B = mask_BT.sum(1)
+        last_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) == length_B[:, None] - 1
+        context = RoutingContext(
+            prefix_mask_BT=mask_BT.bool(),
+            adapters=tuple(acting),
+            strength={name: last_BT.float() for name in acting},
+        )
         cache = Cache(layers=[DynamicLayer() for _ in self.host.base.layers])
         with self.host.routing(context):
             out = self.host.base.decoder(
@@ -144,7 +151,6 @@ class ChunkEngine:
             if adapter.feature_layer is not None:
                 h_BTD = out.hidden_states[adapter.feature_layer]
                 codes[name] = adapter.encode(h_BTD, mask_BT.bool(), None)
-        length_B = mask_BT.sum(1)
         rows_B = torch.arange(len(prompts), device=ids_BT.device)
         last_BTD = out.last_hidden_state
         weight_BT1 = (mask_BT / length_B[:, None]).unsqueeze(2)
@@ -171,38 +177,34 @@ class ChunkEngine:
 
         A row that has not written its separator by then gets one: the budget is spent.
         """
-        ids_BT, new_mask_BT = self._padded(given)
+        if any(len(row) < 2 for row in given):
+            raise InvalidInputError("A chunk needs at least two given tokens.")
+        ids_BT, new_mask_BT = self._padded([row[:-1] for row in given])
         start = walk.mask_BS.shape[1]
         width = ids_BT.shape[1]
-        capacity = start + width + max_new + 1
+        capacity = start + width + max_new + 2
         full = [_roomy(pair, capacity) for pair in walk.kv]
         mask_BS = torch.zeros(len(given), capacity, dtype=walk.mask_BS.dtype, device=ids_BT.device)
         mask_BS[:, :start] = walk.mask_BS
         mask_BS[:, start : start + width] = new_mask_BT
-        codes = {adapter: walk.codes[adapter]} if adapter in walk.codes else {}
-
         cache = _cache(full, start)
-        context = RoutingContext(adapters=(adapter,), codes=codes)
-        position_BT = walk.length_B[:, None] + (new_mask_BT.cumsum(1) - 1).clamp_min(0)
-        h_BTD = self.host.hidden_states(
+        self.host.hidden_states(
             ids_BT,
             mask_BS[:, : start + width],
-            routing=context,
+            routing=RoutingContext(adapters=()),
             past_key_values=cache,
-            position_ids=position_BT,
+            position_ids=walk.length_B[:, None] + (new_mask_BT.cumsum(1) - 1).clamp_min(0),
         )
-        length_B = walk.length_B + new_mask_BT.sum(1)
-        all_B = torch.arange(len(given), device=ids_BT.device)
-        logits_BV = self._head(h_BTD[all_B, new_mask_BT.sum(1) - 1])
-        token_B = logits_BV.argmax(-1)
 
+        codes = {adapter: walk.codes[adapter]} if adapter in walk.codes else {}
+        context = RoutingContext(adapters=(adapter,), codes=codes)
+        length_B = walk.length_B + new_mask_BT.sum(1)
+        token_B = torch.tensor([row[-1] for row in given], device=ids_BT.device)
         tokens: list[list[int]] = [[] for _ in given]
-        after_BV = torch.zeros_like(logits_BV)
-        rows_B, column = all_B, start + width
+        after: dict[int, Tensor] = {}
+        rows_B, column = torch.arange(len(given), device=ids_BT.device), start + width
         open_B = torch.ones_like(rows_B, dtype=torch.bool)
-        for step in range(max_new + 1):
-            if step == max_new:
-                token_B = torch.full_like(token_B, self.separator_id)
+        for step in range(max_new + 2):
             mask_BS[rows_B, column] = open_B.to(mask_BS.dtype)
             column += 1
             h_BTD = self.host.hidden_states(
@@ -214,15 +216,19 @@ class ChunkEngine:
             )
             logits_BV = self._head(h_BTD[:, -1])
             length_B[rows_B] += open_B
-            closing_B = open_B & (token_B == self.separator_id)
-            after_BV[rows_B[closing_B]] = logits_BV[closing_B]
-            open_B = open_B & ~closing_B
-            for row, token in zip(rows_B[open_B].tolist(), token_B[open_B].tolist(), strict=True):
-                tokens[row].append(token)
+            if step > 0:
+                closing_B = open_B & (token_B == self.separator_id)
+                after.update(zip(rows_B[closing_B].tolist(), logits_BV[closing_B], strict=True))
+                open_B = open_B & ~closing_B
+                writing = zip(rows_B[open_B].tolist(), token_B[open_B].tolist(), strict=True)
+                for row, token in writing:
+                    tokens[row].append(token)
             num_open = int(open_B.sum())
             if num_open == 0:
                 break
             token_B = logits_BV.argmax(-1)
+            if step == max_new:
+                token_B = torch.full_like(token_B, self.separator_id)
             if len(rows_B) >= _LEAST_ROWS and num_open <= _THIN_OUT_AT * len(rows_B):
                 # Closed rows leave the batch; what is cached so far goes back to all rows' buffers.
                 _write_back(full, cache, rows_B, start + width, column)
@@ -237,6 +243,7 @@ class ChunkEngine:
             length_B=length_B,
             codes=walk.codes,
         )
+        after_BV = torch.stack([after[row] for row in range(len(given))])
         return Chunk(walk=walk, tokens=tokens, logits_BV=after_BV)
 
     def _head(self, h_BD: Tensor) -> Tensor:

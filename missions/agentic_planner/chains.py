@@ -1,10 +1,14 @@
 """Chains as tokens: a prompt, then one chunk for each skill of the plan.
 
-    <bos> prompt | <marker R> records newline  values <sep> | <marker E>  result <sep> | ...
+    <bos> prompt | <R> <eos> <bos> copy: records newline / facts <eos>
+                 | <E> <eos> <bos> question told newline / result <eos>
+                 | <F> <eos> <bos> question told newline / JSON <eos>
 
-Spaces apart, what stands before the two blanks of a chunk is given to it, what follows is written
-by its skill. A chunk's tokens belong to its skill from the marker to the separator. It knows
-neither adapters nor training.
+What stands before the slash is given to a chunk, what follows is written by its skill. Each chunk
+is a new short document (<eos> <bos>) of a form that the base has learned to answer; `told` is what
+the step before wrote, or what the prompt tells where there was none. A skill acts on the last token
+that it is given and on what it writes, the closing <eos> included; the rest is read by the base as
+it is. It knows neither adapters nor training.
 
 Legend: B rows, T positions.
 """
@@ -20,14 +24,14 @@ from torch import Tensor
 
 from bem.data import IGNORED, Batch
 from missions.agentic_planner.world import Item
+from missions.data.templates import CANONICAL
 
 SKILLS = "REF"
 """Retrieve-use, reason, format: the skills in their order."""
 SKILL_NAMES = {"R": "retrieve", "E": "reason", "F": "format"}
 _CLAIMED = {"R": "<plan0>", "E": "<plan1>", "F": "<plan2>"}
-_SEPARATOR = "<sep>"
-PROMPT = -1
-"""The skill index of prompt positions."""
+NOBODY = -1
+"""The skill index of positions that are only read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,35 +40,36 @@ class Marks:
 
     marker: dict[str, int]
     separator: int
+    """Closes a chunk: the end of a text."""
+    restart: tuple[int, ...]
+    """Begins a new document inside a chain."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> Marks:
-        """The world's claimed tokens; for another tokenizer the first token of a plain word.
+        """The world's claimed tokens; for another tokenizer the last token of a plain word.
 
         Raises:
             ValueError: a foreign tokenizer gives two marks the same token.
         """
         vocabulary = tokenizer.get_vocab()
-        if _SEPARATOR in vocabulary and all(token in vocabulary for token in _CLAIMED.values()):
-            return cls(
-                marker={skill: vocabulary[token] for skill, token in _CLAIMED.items()},
-                separator=vocabulary[_SEPARATOR],
-            )
-        words = {**{skill: f" {name}" for skill, name in SKILL_NAMES.items()}, "separator": "\n"}
-        ids = {
-            k: tokenizer(word, add_special_tokens=False)["input_ids"] for k, word in words.items()
-        }
-        # The last token: byte-level tokenizers spend the first one on the blank.
-        chosen = {key: int(tokens[-1]) for key, tokens in ids.items()}
-        if len(set(chosen.values())) < len(chosen):
-            chosen = {key: int(tokens[min(1, len(tokens) - 1)]) for key, tokens in ids.items()}
-        if len(set(chosen.values())) < len(chosen):
+        if all(token in vocabulary for token in _CLAIMED.values()):
+            marker = {skill: int(vocabulary[token]) for skill, token in _CLAIMED.items()}
+        else:
+            words = {skill: f" {name}" for skill, name in SKILL_NAMES.items()}
+            marker = {
+                skill: int(tokenizer(word, add_special_tokens=False)["input_ids"][-1])
+                for skill, word in words.items()
+            }
+        separator = int(tokenizer.eos_token_id)
+        if len({*marker.values(), separator}) <= len(marker):
             raise ValueError(
                 f"Tokenizer '{tokenizer.name_or_path}' gives the marks of mission A the tokens "
-                f"{chosen}; they must differ. Add {', '.join(_CLAIMED.values())}, {_SEPARATOR}."
+                f"{marker} and {separator}; they must differ. "
+                f"Add the tokens {', '.join(_CLAIMED.values())}."
             )
-        separator = chosen.pop("separator")
-        return cls(marker=chosen, separator=separator)
+        bos = tokenizer.bos_token_id
+        restart = (separator,) if bos is None else (separator, int(bos))
+        return cls(marker=marker, separator=separator, restart=restart)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +78,28 @@ class Chunk:
 
     skill: str
     given: tuple[int, ...]
-    """The marker, and for R the records."""
+    """Its marker and what stands before the slash."""
     written: tuple[int, ...]
     """What the skill writes, the separator included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """Token ids from which the chunks of a query are put together."""
+
+    records: tuple[int, ...]
+    """What was retrieved, told as something to copy, closed by a newline."""
+    question: tuple[int, ...]
+    facts: tuple[int, ...]
+    """What the prompt tells."""
+    newline: tuple[int, ...]
+
+    def given(self, skill: str, marks: Marks, told: Sequence[int] | None) -> tuple[int, ...]:
+        """What a chunk is given; `told`: what the step before wrote, None at the first step."""
+        head = (marks.marker[skill], *marks.restart)
+        if skill == "R":
+            return (*head, *self.records)
+        return (*head, *self.question, *(self.facts if told is None else told), *self.newline)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +108,7 @@ class Chain:
 
     item: Item
     prompt: tuple[int, ...]
-    records: tuple[int, ...]
-    """The retrieved records as R gets them."""
+    parts: Parts
     chunks: tuple[Chunk, ...]
     """The gold plan's."""
 
@@ -99,25 +122,27 @@ def encode_chains(items: Sequence[Item], tokenizer: Any, marks: Marks) -> list[C
     """Tokenizes prompts, records and gold chunks."""
     if not items:
         return []
+
+    def plain(texts: Sequence[str]) -> list[tuple[int, ...]]:
+        return [tuple(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
     prompts = tokenizer([item.query.prompt for item in items])["input_ids"]
-
-    def plain(texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return ids
-
-    records = plain(["; ".join(item.retrieved) + "\n" for item in items])
-    told = iter(plain([text for item in items for _, text in item.query.chain]))
+    records = plain([CANONICAL.prompt("copy", "; ".join(item.retrieved)) for item in items])
+    questions = plain([item.query.head for item in items])
+    facts = plain([item.query.facts for item in items])
+    (newline,) = plain(["\n"])
+    written = iter(plain([text for item in items for _, text in item.query.chain]))
     chains = []
-    for item, prompt, record in zip(items, prompts, records, strict=True):
-        chunks = tuple(
-            Chunk(
-                skill=skill,
-                given=(marks.marker[skill], *(record if skill == "R" else ())),
-                written=(*next(told), marks.separator),
-            )
-            for skill, _ in item.query.chain
-        )
-        chains.append(Chain(item=item, prompt=tuple(prompt), records=tuple(record), chunks=chunks))
+    for item, prompt, *ids in zip(items, prompts, records, questions, facts, strict=True):
+        parts = Parts(records=ids[0], question=ids[1], facts=ids[2], newline=newline)
+        told: tuple[int, ...] | None = None
+        chunks = []
+        for skill, _ in item.query.chain:
+            text = next(written)
+            given = parts.given(skill, marks, told)
+            chunks.append(Chunk(skill=skill, given=given, written=(*text, marks.separator)))
+            told = text
+        chains.append(Chain(item=item, prompt=tuple(prompt), parts=parts, chunks=tuple(chunks)))
     return chains
 
 
@@ -133,7 +158,7 @@ def budgets(chains: Sequence[Chain]) -> dict[str, int]:
 def training_batch(
     chains: Sequence[Chain], *, pad_id: int, learn_markers: bool, device: torch.device
 ) -> tuple[Batch, Tensor]:
-    """Gold chains, right padded, and the skill index (B, T) of every position.
+    """Gold chains, right padded, and the index (B, T) of the skill that acts on each position.
 
     Labels are the written tokens; with `learn_markers` also the first token of each chunk, for an
     adapter that has to choose its next step itself.
@@ -143,16 +168,17 @@ def training_batch(
     for chain in chains:
         row = list(chain.prompt)
         label = [IGNORED] * len(row)
-        skill = [PROMPT] * len(row)
+        skill = [NOBODY] * len(row)
         for chunk in chain.chunks:
             row += [*chunk.given, *chunk.written]
             first = chunk.given[0] if learn_markers else IGNORED
             label += [first, *[IGNORED] * (len(chunk.given) - 1), *chunk.written]
-            skill += [SKILLS.index(chunk.skill)] * (len(chunk.given) + len(chunk.written))
+            skill += [NOBODY] * (len(chunk.given) - 1)
+            skill += [SKILLS.index(chunk.skill)] * (1 + len(chunk.written))
         fill = width - len(row)
         ids.append(row + [pad_id] * fill)
         labels.append(label + [IGNORED] * fill)
-        skills.append(skill + [PROMPT] * fill)
+        skills.append(skill + [NOBODY] * fill)
         prompts.append(len(chain.prompt))
     position_T = torch.arange(width)
     length_B1 = torch.tensor([chain.length for chain in chains])[:, None]

@@ -71,7 +71,7 @@ class AgenticPlanner(Mission):
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
         params = _params(spec)
         items = world.build(ctx.data_dir, spec.data_seed, spec.examples, params.data)
-        summary = {"records": params.data.records}
+        summary = {"entities": params.data.entities}
         for split in SPLITS:
             summary[f"{split}_queries"] = len(items[split])
             summary[f"{split}_found"] = sum(item.found for item in items[split])

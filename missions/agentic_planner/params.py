@@ -16,10 +16,10 @@ class _Strict(BaseModel):
 class DataParams(_Strict):
     """The world of records, and the index over them."""
 
-    records: int = Field(ge=40)
-    """One-entity records a split; each split has its own index."""
+    entities: int = Field(ge=40)
+    """Entities a split, with three one-fact records each; each split has its own index."""
     stale_share: float = Field(gt=0, lt=1)
-    """Share of the records whose indexed version is out of date."""
+    """Share of the entities whose records are out of date."""
     operations: tuple[Operation, ...] = Field(min_length=1)
     """What ReF and RReF ask for."""
     encoder_dim: int = Field(ge=8)
@@ -45,6 +45,8 @@ class TrainingParams(_Strict):
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     lr: float = Field(gt=0)
+    marker_weight: float = Field(default=1.0, gt=0)
+    """Weight of a marker in the fused adapter's loss; every written token weighs 1."""
     bf16: bool = False
 
 

@@ -12,6 +12,7 @@ to be found out by reading them. Operand pairs belong to the split, in whatever 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -52,6 +53,8 @@ class Query:
     """What the index is asked: the names, then the field."""
     keys: tuple[str, ...]
     """The entities that the query is about: one, or two."""
+    path: str
+    """The field that it asks of them."""
     answer: str
     """A compact JSON object with one member."""
     chain: tuple[tuple[str, str], ...]
@@ -59,6 +62,16 @@ class Query:
     """The operand pair's key (`"12 34"`), empty for a lookup."""
     names: tuple[str, ...]
     """Every invented name in the query, its facts and its answer."""
+
+    @property
+    def head(self) -> str:
+        """What the prompt asks, without its facts: `max age: `."""
+        return self.prompt.partition(": ")[0] + ": "
+
+    @property
+    def facts(self) -> str:
+        """What the prompt tells, without the question."""
+        return self.prompt.partition(": ")[2].rstrip("\n")
 
     @property
     def plan(self) -> str:
@@ -86,7 +99,7 @@ def sample_queries(
         else:
             raise ValueError(
                 f"No new {kind} query of split {split!r} in {MAX_DRAWS} draws from "
-                f"{len(entities)} entities; raise params.records."
+                f"{len(entities)} entities; raise params.data.entities."
             )
         seen.add(query.prompt)
         found.append(query)
@@ -128,15 +141,16 @@ def _lookup(
         facts.append(facts_text(other.truth, (path,)))
         others = other.truth.names()
     value = entity.truth.value(path)
-    chain = () if in_prompt else (("R", f"{entity.key} {value}"),)
+    chain = () if in_prompt else (("R", facts_text(entity.truth, (path,))),)
     answer = _answer(path, value)
     return Query(
         id=query_id,
         kind=kind,
         operation="get",
-        prompt=_prompt(rng, "get", path, (entity.key,), _shuffled(rng, facts)),
+        prompt=_prompt(rng, "get", f"{path} {entity.key}", _shuffled(rng, facts)),
         search=f"{entity.key} {path}",
         keys=(entity.key,),
+        path=path,
         answer=answer,
         chain=(*chain, ("F", answer)),
         operands="",
@@ -171,44 +185,43 @@ def _pair(
         facts.append(facts_text(entity.truth, tuple(shown)))
     result = _result(operation, (left.key, a), (right.key, b))
     answer = _answer(operation, result)
-    told = f"{left.key} {a}; {right.key} {b}"
+    told = CANONICAL.listing(facts_text(entity.truth, (path,)) for entity in (left, right))
     chain = () if in_prompt else (("R", told),)
+    written = CANONICAL.listing(map(str, result)) if isinstance(result, list) else str(result)
     return Query(
         id=query_id,
         kind=kind,
         operation=operation,
-        prompt=_prompt(rng, operation, path, (left.key, right.key), _shuffled(rng, facts)),
+        prompt=_prompt(rng, operation, path, facts),
         search=f"{left.key} {right.key} {path}",
         keys=(left.key, right.key),
+        path=path,
         answer=answer,
-        chain=(*chain, ("E", str(result)), ("F", answer)),
+        chain=(*chain, ("E", written), ("F", answer)),
         operands=operand_key(a, b),
         names=tuple(dict.fromkeys((*left.truth.names(), *right.truth.names()))),
     )
 
 
-def _result(operation: Operation, left: tuple[str, int], right: tuple[str, int]) -> str | int:
+def _result(
+    operation: Operation, left: tuple[str, int], right: tuple[str, int]
+) -> str | int | list[int]:
     low, high = sorted((left, right), key=lambda pair: pair[1])
     if operation == "add":
         return low[1] + high[1]
     if operation == "sort":
-        return f"{low[0]} {high[0]}"
+        return [low[1], high[1]]
     return high[0] if operation == "max" else low[0]
 
 
-def _answer(name: str, value: str | int) -> str:
-    shown = value if isinstance(value, int) else f'"{value}"'
-    return f'{{"{name}":{shown}}}'
+def _answer(name: str, value: str | int | list[int]) -> str:
+    return json.dumps({name: value}, separators=(",", ":"))
 
 
 def _prompt(
-    rng: np.random.Generator,
-    operation: Operation,
-    path: str,
-    keys: tuple[str, ...],
-    facts: Sequence[str],
+    rng: np.random.Generator, operation: Operation, asked: str, facts: Sequence[str]
 ) -> str:
-    head = f"{sample_tag(rng, TAG_OF[operation])} {path} {' '.join(keys)}"
+    head = f"{sample_tag(rng, TAG_OF[operation])} {asked}"
     return CANONICAL.prompt(head, CANONICAL.listing(facts))
 
 

@@ -1,8 +1,8 @@
-"""One-entity records of a split and the texts that the index holds of them.
+"""Entities of a split and the one-entity records that the index holds of them.
 
-A record tells of one entity: its name, a number below 100 and two words or names. A stated share
-of the entities is *stale*: the index holds an old version of them, with every value changed. It
-knows nothing of queries.
+An entity has a name, a number below 100 and two words or names; the index holds one record for each
+of these facts (`kamir age 34`). A stated share of the entities is *stale*: the index holds an old
+version of them, with every value changed. It knows nothing of queries.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORD_FIELDS: Mapping[SchemaName, tuple[str, ...]] = {
     "event": ("city", "host", "hall"),
     "book": ("author", "genre", "press.city"),
 }
-WORDS_PER_RECORD = 2
+WORDS_PER_ENTITY = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def sample_entities(
     for position, key in enumerate(sample_names(rng, split, count)):
         schema = schemas[position % len(schemas)]
         words = WORD_FIELDS[schema]
-        chosen = [words[int(i)] for i in rng.permutation(len(words))[:WORDS_PER_RECORD]]
+        chosen = [words[int(i)] for i in rng.permutation(len(words))[:WORDS_PER_ENTITY]]
         truth = sample_record(
             rng,
             split,
@@ -85,9 +85,9 @@ def sample_entities(
     return tuple(entities)
 
 
-def index_text(entity: Entity) -> str:
-    """What the index holds: `kamir age 34 job cook boss dola`, the name first."""
-    return facts_text(entity.indexed, entity.paths)
+def index_texts(entity: Entity) -> tuple[str, ...]:
+    """The records that the index holds: `kamir age 34`, `kamir job cook`, `kamir boss dola`."""
+    return tuple(facts_text(entity.indexed, (path,)) for path in entity.paths)
 
 
 def facts_text(record: Record, paths: tuple[str, ...]) -> str:

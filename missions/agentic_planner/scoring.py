@@ -28,6 +28,8 @@ from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS
 _WORD = re.compile(r"[A-Za-z0-9.]+")
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+_Told = list[list[int]] | None
+"""What the step before wrote for each row; None at the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +86,15 @@ def run_plans(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> P
             features[i] = feature_F
         for answers in found.values():
             answers.tokens_QS[index, 0] = [len(c.prompt) for c in group]
-        todo: list[tuple[str, Walk]] = [("", start.walk)]
+        todo: list[tuple[str, Walk, _Told]] = [("", start.walk, None)]
         while todo:
-            prefix, walk = todo.pop()
+            prefix, walk, told = todo.pop()
             for skill in filter(None, space.legal(prefix)):
                 plan = prefix + skill
                 chunk = engine.extend(
                     walk,
                     SKILL_NAMES[skill],
-                    _given(group, skill, setting.marks),
+                    _given(group, skill, setting.marks, told),
                     max_new=setting.budget[skill],
                 )
                 answers = found[plan]
@@ -102,7 +104,7 @@ def run_plans(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> P
                 answers.tokens_QS[index, 1 + SKILLS.index(skill)] = used
                 _put_texts(host, answers, index, chunk.tokens)
                 if len(space.legal(plan)) > 1:
-                    todo.append((plan, chunk.walk))
+                    todo.append((plan, chunk.walk, chunk.tokens))
     return PlanAnswers(space=space, by_plan=found, features_QF=torch.stack(features))
 
 
@@ -203,18 +205,21 @@ def run_contestant(
         )
         who.start(index, start.features_BF)
         found.tokens_QS[index, 0] = [len(chains[i].prompt) for i in index]
-        todo = [(index, "", start.walk, start.logits_BV)]
+        todo: list[tuple[list[int], str, Walk, Tensor, _Told]] = [
+            (index, "", start.walk, start.logits_BV, None)
+        ]
         while todo:
-            members, prefix, walk, logits_BV = todo.pop()
+            members, prefix, walk, logits_BV, told = todo.pop()
             actions = who.choose(members, prefix, logits_BV)
             for skill in sorted(set(actions) - {""}):
                 rows = [row for row, action in enumerate(actions) if action == skill]
                 chosen = [members[row] for row in rows]
+                known = None if told is None else [told[row] for row in rows]
                 before = walk.take(torch.tensor(rows, device=walk.device))
                 chunk = engine.extend(
                     before,
                     who.adapter(skill),
-                    _given([chains[i] for i in chosen], skill, setting.marks),
+                    _given([chains[i] for i in chosen], skill, setting.marks, known),
                     max_new=setting.budget[skill],
                 )
                 used = (chunk.walk.length_B - before.length_B).cpu().numpy()
@@ -222,7 +227,7 @@ def run_contestant(
                 _put_texts(host, found, chosen, chunk.tokens)
                 for i in chosen:
                     found.plans[i] = prefix + skill
-                todo.append((chosen, prefix + skill, chunk.walk, chunk.logits_BV))
+                todo.append((chosen, prefix + skill, chunk.walk, chunk.logits_BV, chunk.tokens))
     return found
 
 
@@ -298,9 +303,9 @@ def _put_texts(
         answers.texts[i] = host.base.tokenizer.decode(list(written))
 
 
-def _given(group: Sequence[Chain], skill: str, marks: Marks) -> list[tuple[int, ...]]:
-    marker = (marks.marker[skill],)
-    return [(*marker, *chain.records) if skill == "R" else marker for chain in group]
+def _given(group: Sequence[Chain], skill: str, marks: Marks, told: _Told) -> list[tuple[int, ...]]:
+    facts = [None] * len(group) if told is None else told
+    return [c.parts.given(skill, marks, each) for c, each in zip(group, facts, strict=True)]
 
 
 def _groups(chains: Sequence[Chain], rows: int) -> list[list[int]]:

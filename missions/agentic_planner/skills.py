@@ -1,9 +1,9 @@
 """Training of the two kinds of contestant on the same gold chains in the same order.
 
-The planner's three experts are trained together: in a chain each position belongs to the expert of
-its chunk (strength 1 there, 0 elsewhere), and the prompt to none. The fused adapter acts on every
-position, prompt included, and also learns which marker comes next. It knows neither plans nor
-policies.
+The planner's three experts are trained together: each acts on the positions of a chain where its
+skill writes (strength 1 there, 0 elsewhere). The fused adapter acts on all of these and on the last
+token of the prompt, and also learns which marker comes next (its loss there may weigh more). It
+knows neither plans nor policies.
 
 Legend: B rows, T positions.
 """
@@ -13,16 +13,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bem.context import RoutingContext
-from bem.data import Batch, pad_id_of
-from bem.evaluate import target_loss
+from bem.data import IGNORED, Batch, pad_id_of
+from bem.evaluate import target_logits
 from bem.injection import AdapterHost
 from bem.interfaces import AdapterConfig
 from bem.registry import make_config
 from bem.training import TrainResult, fit
-from missions.agentic_planner.chains import SKILL_NAMES, SKILLS, Chain, training_batch
+from missions.agentic_planner.chains import (
+    NOBODY,
+    SKILL_NAMES,
+    SKILLS,
+    Chain,
+    Marks,
+    training_batch,
+)
 from missions.agentic_planner.params import AdapterParams, TrainingParams
 from missions.seeding import numpy_generator, torch_generator
 
@@ -45,7 +53,7 @@ def add_adapters(host: AdapterHost, names: Sequence[str], params: AdapterParams,
 
 
 def skill_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
-    """Each position under the expert of its chunk, the prompt under none."""
+    """Each position under the expert whose skill acts there."""
     return batch.routing(
         adapters=SKILL_ADAPTERS,
         strength={name: (skill_BT == i).float() for i, name in enumerate(SKILL_ADAPTERS)},
@@ -53,8 +61,11 @@ def skill_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
 
 
 def fused_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
-    """Every position under the one adapter."""
-    return batch.routing(adapters=(FUSED,))
+    """The one adapter wherever a skill acts, and on the prompt's last token."""
+    position_T = torch.arange(skill_BT.shape[1], device=skill_BT.device)
+    last_BT = position_T == batch.prefix_mask_BT.sum(1)[:, None] - 1
+    acts_BT = (skill_BT != NOBODY) | last_BT
+    return batch.routing(adapters=(FUSED,), strength={FUSED: acts_BT.float()})
 
 
 def train_skills(
@@ -97,12 +108,19 @@ def _train(
 ) -> TrainResult:
     batches = batch_stream(chains, params.batch, numpy_generator(seed, "agentic_planner", "order"))
     pad_id = pad_id_of(host.base.tokenizer)
+    ids = list(Marks.of(host.base.tokenizer).marker.values())
+    markers = torch.tensor(ids, device=host.base.device)
 
     def step_loss(step: int) -> Tensor:
         batch, skill_BT = training_batch(
             next(batches), pad_id=pad_id, learn_markers=learn_markers, device=host.base.device
         )
-        return target_loss(host, batch, routing(batch, skill_BT))
+        logits_NV = target_logits(host, batch, routing(batch, skill_BT))
+        labels_N = batch.labels_BT[:, 1:]
+        labels_N = labels_N[labels_N != IGNORED]
+        nll_N = nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+        weight_N = torch.where(torch.isin(labels_N, markers), params.marker_weight, 1.0)
+        return (nll_N * weight_N).sum() / weight_N.sum()
 
     return fit(
         step_loss,

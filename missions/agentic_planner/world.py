@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bem.retrieval import HashedEncoder, MicroIndex
 from missions.agentic_planner.params import DataParams
 from missions.agentic_planner.queries import KINDS, Query, sample_queries
-from missions.agentic_planner.records import index_text, sample_entities
+from missions.agentic_planner.records import index_texts, sample_entities
 from missions.data.splits import SPLITS, Split, leak_check
 from missions.seeding import numpy_generator
 from missions.spec import ExamplesConfig
@@ -33,9 +33,9 @@ class Item:
 
     @property
     def found(self) -> bool:
-        """Whether every entity of the query is among them."""
-        titles = {text.partition(" ")[0] for text in self.retrieved}
-        return set(self.query.keys) <= titles
+        """Whether the asked field of every entity of the query is among them."""
+        wanted = [f"{key} {self.query.path} " for key in self.query.keys]
+        return all(any(t.startswith(each) for t in self.retrieved) for each in wanted)
 
 
 def build(
@@ -50,8 +50,9 @@ def build(
     items: dict[Split, tuple[Item, ...]] = {}
     for split in SPLITS:
         rng = numpy_generator(data_seed, "agentic_planner", split)
-        entities = sample_entities(rng, split, params.records, params.stale_share)
-        index = MicroIndex([index_text(e) for e in entities], HashedEncoder(params.encoder_dim))
+        entities = sample_entities(rng, split, params.entities, params.stale_share)
+        texts = [text for entity in entities for text in index_texts(entity)]
+        index = MicroIndex(texts, HashedEncoder(params.encoder_dim))
         per_kind, left = divmod(counts[split], len(KINDS))
         if left:
             raise ValueError(
@@ -108,7 +109,20 @@ def _training_texts(item: Item) -> tuple[str, ...]:
 
 def _retrieve(query: Query, index: MicroIndex, top_k: int) -> Item:
     hits = index.search([query.search], top_k, titles=len(query.keys))
-    return Item(query=query, retrieved=tuple(index.texts[int(i)] for i in hits.ids_QK[0]))
+    retrieved = tuple(index.texts[int(i)] for i in hits.ids_QK[0])
+    return Item(query=_in_order(query, retrieved), retrieved=retrieved)
+
+
+def _in_order(query: Query, retrieved: Sequence[str]) -> Query:
+    """The query whose R step tells its facts in the order in which they were retrieved."""
+    rank = {text: position for position, text in enumerate(retrieved)}
+    chain = tuple(
+        (skill, "; ".join(sorted(text.split("; "), key=lambda fact: rank.get(fact, len(rank)))))
+        if skill == "R"
+        else (skill, text)
+        for skill, text in query.chain
+    )
+    return replace(query, chain=chain)
 
 
 def _item(raw: Mapping[str, Any]) -> Item:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from bem import AdapterHost, load_base, make_config
 from bem.context import RoutingContext
+from bem.errors import InvalidInputError
 from bem.planner import ChunkEngine, engine
 from bem.testing import write_tiny_base
 
 NAMES = ("one", "two")
 SEPARATOR = 13
 PROMPTS = [[1, 20, 30, 40], [1, 50], [1, 60, 61, 62, 63, 64, 65], [1, 33, 34]]
-GIVEN = [[70, 71, 72], [70], [70, 75, 76, 77, 78], [70, 79]]
+GIVEN = [[70, 71, 72], [70, 74], [70, 75, 76, 77, 78], [70, 79]]
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -73,17 +74,17 @@ def test_two_chunks_equal_full_forwards(
     chunks = ChunkEngine(host, separator_id=SEPARATOR)
     start = chunks.prefill(PROMPTS, acting=(), ready=NAMES)
     first = chunks.extend(start.walk, "one", GIVEN, max_new=5)
-    second = chunks.extend(first.walk, "two", [[80]] * len(PROMPTS), max_new=4)
+    second = chunks.extend(first.walk, "two", [[80, 81]] * len(PROMPTS), max_new=4)
     for row, (prompt, given) in enumerate(zip(PROMPTS, GIVEN, strict=True)):
-        tokens, owners = [*prompt, *given], [""] * len(prompt) + ["one"] * len(given)
+        tokens, owners = [*prompt, *given], [""] * (len(prompt) + len(given) - 1) + ["one"]
         torch.testing.assert_close(
             start.logits_BV[row], full_logits(host, prompt, len(prompt), [""] * len(prompt))[-1]
         )
         written, after = naive_chunk(host, tokens, len(prompt), owners, "one", 5)
         assert first.tokens[row] == written
         torch.testing.assert_close(first.logits_BV[row], after, atol=1e-4, rtol=1e-4)
-        tokens.append(80)
-        owners.append("two")
+        tokens += [80, 81]
+        owners += ["", "two"]
         written, after = naive_chunk(host, tokens, len(prompt), owners, "two", 4)
         assert second.tokens[row] == written
         torch.testing.assert_close(second.logits_BV[row], after, atol=1e-4, rtol=1e-4)
@@ -131,13 +132,23 @@ def test_taken_rows_go_on_as_they_would_have(host: AdapterHost) -> None:
 
 
 def test_an_acting_adapter_keeps_its_code(host: AdapterHost) -> None:
-    """`acting` equals a full forward with the adapter on at every position."""
+    """`acting` equals a full forward with the adapter on the prompt's last token as well."""
     chunks = ChunkEngine(host, separator_id=SEPARATOR)
     start = chunks.prefill(PROMPTS, acting=("one",), ready=())
     chunk = chunks.extend(start.walk, "one", GIVEN, max_new=3)
     for row, (prompt, given) in enumerate(zip(PROMPTS, GIVEN, strict=True)):
         tokens = [*prompt, *given]
-        owners = ["one"] * len(tokens)
+        reads = [""] * (len(prompt) - 1)
+        at_prompt = full_logits(host, prompt, len(prompt), [*reads, "one"])[-1]
+        torch.testing.assert_close(start.logits_BV[row], at_prompt, atol=1e-4, rtol=1e-4)
+        owners = [*reads, "one", *[""] * (len(given) - 1), "one"]
         written, after = naive_chunk(host, tokens, len(prompt), owners, "one", 3)
         assert chunk.tokens[row] == written
         torch.testing.assert_close(chunk.logits_BV[row], after, atol=1e-4, rtol=1e-4)
+
+
+def test_a_chunk_of_one_given_token_is_refused(host: AdapterHost) -> None:
+    chunks = ChunkEngine(host, separator_id=SEPARATOR)
+    start = chunks.prefill(PROMPTS, acting=(), ready=NAMES)
+    with pytest.raises(InvalidInputError, match="at least two given tokens"):
+        chunks.extend(start.walk, "one", [[70]] * len(PROMPTS), max_new=2)

@@ -11,7 +11,7 @@ from bem.retrieval import MicroIndex
 from missions.agentic_planner import world
 from missions.agentic_planner.params import DataParams
 from missions.agentic_planner.queries import KINDS, TAG_OF, Query, sample_queries
-from missions.agentic_planner.records import Entity, index_text, sample_entities
+from missions.agentic_planner.records import Entity, index_texts, sample_entities
 from missions.agentic_planner.world import Item
 from missions.data.lexicon import TAGS
 from missions.data.names import names_of
@@ -19,7 +19,7 @@ from missions.data.splits import operand_split, split_of
 from missions.spec import ExamplesConfig
 
 DATA = DataParams(
-    records=120,
+    entities=120,
     stale_share=0.25,
     operations=("max", "min", "add", "sort"),
     encoder_dim=256,
@@ -47,8 +47,9 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Item, ...
 
 def solve(prompt: str, told: dict[str, dict[str, str]]) -> str | None:
     """Reads a prompt as a human would, looking facts up in `told`; None where one is missing."""
-    head, _, _ = prompt.rstrip("\n").partition(": ")
-    tag, path, *keys = head.split()
+    head, _, body = prompt.rstrip("\n").partition(": ")
+    tag, path, *asked = head.split()
+    keys = asked or [part.split()[0] for part in body.split("; ")]
     names = [name for name, forms in TAGS.items() if tag in forms]
     (operation,) = [op for op, name in TAG_OF.items() if name in names]
     if any(path not in told.get(key, {}) for key in keys):
@@ -58,11 +59,11 @@ def solve(prompt: str, told: dict[str, dict[str, str]]) -> str | None:
         value = values[0]
         return json.dumps({path: int(value) if value.isdigit() else value}, separators=(",", ":"))
     pairs = sorted(zip(map(int, values), keys, strict=True))
-    result: str | int = {
+    result: str | int | list[int] = {
         "max": pairs[1][1],
         "min": pairs[0][1],
         "add": sum(int(v) for v in values),
-        "sort": " ".join(key for _, key in pairs),
+        "sort": sorted(int(v) for v in values),
     }[operation]
     return json.dumps({operation: result}, separators=(",", ":"))
 
@@ -77,7 +78,7 @@ def facts_of(text: str) -> dict[str, dict[str, str]]:
 
 
 def index_facts(entities: dict[str, Entity], query: Query) -> dict[str, dict[str, str]]:
-    return facts_of("; ".join(index_text(entities[key]) for key in query.keys))
+    return facts_of("; ".join(text for key in query.keys for text in index_texts(entities[key])))
 
 
 def test_types_in_equal_shares_without_repeated_prompts(queries: tuple[Query, ...]) -> None:
@@ -131,14 +132,13 @@ def test_chain_texts_are_steps_of_the_answer(
     for query in queries:
         steps = dict(query.chain)
         if "R" in steps:
-            path = query.prompt.split()[1]
-            told = [f"{key} {entities[key].truth.value(path)}" for key in query.keys]
+            path = query.prompt.split()[1].rstrip(":")
+            told = [f"{key} {path} {entities[key].truth.value(path)}" for key in query.keys]
             assert steps["R"] == "; ".join(told)
         if "E" in steps:
-            assert json.loads(query.answer)[query.operation] in (
-                steps["E"],
-                int(steps["E"]) if steps["E"].isdigit() else "",
-            )
+            result = json.loads(query.answer)[query.operation]
+            shown = "; ".join(map(str, result)) if isinstance(result, list) else str(result)
+            assert steps["E"] == shown
 
 
 def test_names_and_operand_pairs_belong_to_the_split(queries: tuple[Query, ...]) -> None:
@@ -164,12 +164,22 @@ def test_build_writes_what_it_returns_and_an_index_that_agrees(tmp_path: Path) -
     for split, rows in built.items():
         assert world.load(tmp_path, split) == rows
         index = MicroIndex.load(tmp_path / split / "index")
-        assert len(index) == DATA.records
+        assert len(index) == 3 * DATA.entities
         for item in rows[:20]:
             hits = index.search([item.query.search], 2, titles=len(item.query.keys))
             assert tuple(index.texts[i] for i in hits.ids_QK[0]) == item.retrieved
     found = np.mean([item.found for item in built["test"]])
     assert 0.85 <= found <= 1.0
+
+
+def test_r_tells_facts_in_the_order_in_which_they_came(
+    items: dict[str, tuple[Item, ...]],
+) -> None:
+    pairs = [i for i in items["test"] if i.query.kind == "RReF" and i.found]
+    for item in pairs:
+        facts = dict(item.query.chain)["R"].split("; ")
+        assert facts == [text for text in item.retrieved if text in facts]
+        assert len(facts) == 2
 
 
 def test_digest_depends_on_content_only(items: dict[str, tuple[Item, ...]], tmp_path: Path) -> None:
@@ -207,5 +217,5 @@ def test_counts_that_do_not_divide_are_refused(tmp_path: Path) -> None:
 def test_too_few_records_are_named() -> None:
     rng = np.random.default_rng(0)
     few = sample_entities(rng, "test", 8, 0.5)
-    with pytest.raises(ValueError, match=r"raise params\.records"):
+    with pytest.raises(ValueError, match=r"raise params\.data\.entities"):
         sample_queries(rng, "test", few, 50, ("max",))

@@ -12,7 +12,7 @@ from bem.planner import PlanSpace
 from bem.testing import write_tiny_base
 from missions.agentic_planner import contest, world
 from missions.agentic_planner.chains import (
-    PROMPT,
+    NOBODY,
     SKILLS,
     Marks,
     budgets,
@@ -121,11 +121,15 @@ def test_report_extras_cover_arms_and_types(
 
 def test_marks_are_the_claimed_tokens_where_they_exist(base: BaseModel) -> None:
     class World:
+        bos_token_id = 100
+        eos_token_id = 101
+
         def get_vocab(self) -> dict[str, int]:
             return {token: i for i, token in enumerate(MISSION_TOKENS)}
 
     marks = Marks.of(World())
-    assert len({*marks.marker.values(), marks.separator}) == 4
+    assert {MISSION_TOKENS[i] for i in marks.marker.values()} == {"<plan0>", "<plan1>", "<plan2>"}
+    assert (marks.separator, marks.restart) == (101, (101, 100))
     foreign = Marks.of(base.tokenizer)
     assert len({*foreign.marker.values(), foreign.separator}) == 4
 
@@ -136,11 +140,18 @@ def test_chains_decode_to_their_texts(base: BaseModel, field: contest.Ground) ->
         query = chain.item.query
         assert base.tokenizer.decode(list(chain.prompt)).endswith(query.prompt)
         assert [c.skill for c in chain.chunks] == [skill for skill, _ in query.chain]
-        for chunk, (skill, text) in zip(chain.chunks, query.chain, strict=True):
+        written: str | None = None
+        for chunk, (skill, text_of_step) in zip(chain.chunks, query.chain, strict=True):
             assert chunk.written[-1] == marks.separator
-            assert base.tokenizer.decode(list(chunk.written[:-1])) == text
+            assert base.tokenizer.decode(list(chunk.written[:-1])) == text_of_step
             assert chunk.given[0] == marks.marker[skill]
-            assert (len(chunk.given) > 1) == (skill == "R")
+            question, _, facts = query.prompt.rstrip("\n").partition(": ")
+            told = facts if written is None else written
+            copied = f"copy: {'; '.join(chain.item.retrieved)}\n"
+            shown = copied if skill == "R" else f"{question}: {told}\n"
+            written = text_of_step
+            text = base.tokenizer.decode(list(chunk.given[1:]), skip_special_tokens=True)
+            assert text == shown
     longest = budgets(field.train)
     assert all(
         len(c.written) - 1 <= longest[c.skill] for chain in field.train for c in chain.chunks
@@ -155,13 +166,15 @@ def test_labels_and_owners_of_a_batch(field: contest.Ground, learn_markers: bool
     )
     for row, chain in enumerate(chains):
         position = len(chain.prompt)
-        assert set(skill_BT[row, :position].tolist()) == {PROMPT}
+        assert set(skill_BT[row, :position].tolist()) == {NOBODY}
         assert set(batch.labels_BT[row, :position].tolist()) == {IGNORED}
         assert bool(batch.prefix_mask_BT[row, :position].all())
         assert not bool(batch.prefix_mask_BT[row, position:].any())
         for chunk in chain.chunks:
             end = position + len(chunk.given) + len(chunk.written)
-            assert set(skill_BT[row, position:end].tolist()) == {SKILLS.index(chunk.skill)}
+            acting = [SKILLS.index(chunk.skill)] * (1 + len(chunk.written))
+            expected = [NOBODY] * (len(chunk.given) - 1) + acting
+            assert skill_BT[row, position:end].tolist() == expected
             first = chunk.given[0] if learn_markers else IGNORED
             rest = [IGNORED] * (len(chunk.given) - 1)
             assert batch.labels_BT[row, position:end].tolist() == [first, *rest, *chunk.written]
@@ -211,9 +224,15 @@ def test_the_fused_arm_formats_last_and_stays_in_budget(
         assert plan.endswith("F")
         assert tokens[0] == len(chain.prompt)
         for skill, used in zip(SKILLS, tokens[1:], strict=True):
-            given = 1 + (len(chain.records) if skill == "R" else 0)
-            limit = given + field.setting.budget[skill] + 1
-            assert (given < used <= limit) if skill in plan else used == 0
+            if skill not in plan:
+                assert used == 0
+                continue
+            before = plan[: plan.index(skill)]
+            wrote = field.setting.budget[before[-1]] if before else 0
+            told = [0] * wrote if before else None
+            least = len(chain.parts.given(skill, field.setting.marks, [] if before else None)) + 1
+            most = len(chain.parts.given(skill, field.setting.marks, told)) + 1
+            assert least <= used <= most + field.setting.budget[skill]
 
 
 def test_given_plans_rerun_only_what_differs(
