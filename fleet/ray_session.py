@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fleet.errors import UnfitEnvironmentError
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
@@ -84,7 +86,8 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
     try:
         if settings.address is None:
             # Short: the path of a Unix socket below it may have 107 characters at most.
-            folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
+            _remove_orphans()
+            folder = Path(tempfile.mkdtemp(prefix=f"bf-{os.getpid()}-", dir="/tmp"))
             with _own_process_groups():
                 context = ray.init(
                     address="local",
@@ -200,4 +203,16 @@ def _keep_logs(folder: Path, target: Path) -> None:
             continue
         target.mkdir(parents=True, exist_ok=True)
         (target / source.name).write_bytes(content)
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(20):  # a daemon that is on its way out may still write there
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+
+
+def _remove_orphans() -> None:
+    """Removes the folders of drivers that were killed."""
+    for folder in Path("/tmp").glob("bf-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+ECHO_S = 1.0
+"""`timeout` signals its child and then the child's group: within this time it is one signal."""
 
 
 class Stopper:
@@ -15,6 +19,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._at = 0.0
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -37,6 +42,8 @@ class Stopper:
         }
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        if self.signal_number is None:
+            self.signal_number = number
+            self._at = time.monotonic()
+        elif time.monotonic() - self._at > ECHO_S:
             raise KeyboardInterrupt
-        self.signal_number = number

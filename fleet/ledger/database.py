@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from fleet.errors import LedgerError, StorageError
 from fleet.ledger.files import refuse_network_file_system
 from fleet.ledger.schema import SCHEMA, VERSION
 
+_LOCK_TRIES = 10
+
 
 def lock_for_writing(path: Path) -> IO[str]:
     """Takes the writer's lock of the ledger at `path`; closing the stream gives it back.
@@ -28,17 +31,35 @@ def lock_for_writing(path: Path) -> IO[str]:
         LedgerError: another process holds it.
     """
     stream = path.with_suffix(".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    for patience in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if patience + 1 < _LOCK_TRIES:  # `has_writer` may hold it for an instant
+                time.sleep(0.05)
+    else:
         stream.seek(0)
         holder = stream.read().strip() or "unknown"
         stream.close()
-        raise LedgerError(f"{path} has a writer already (process {holder}).") from None
+        raise LedgerError(f"{path} has a writer already (process {holder}).")
     stream.truncate(0)
     stream.write(str(os.getpid()))
     stream.flush()
     return stream
+
+
+def has_writer(path: Path) -> bool:
+    """Whether a process holds the writer's lock now: how a live run is told from a dead one."""
+    lock = path.with_suffix(".lock")
+    if not lock.is_file():
+        return False
+    with lock.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def open_writer(path: Path) -> sqlite3.Connection:

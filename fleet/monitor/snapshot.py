@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fleet.ledger.database import has_writer
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import MissionRow, PackRow
 from fleet.states import RunState
@@ -51,15 +52,22 @@ class Snapshot:
     wall_s: float | None
     """Set when the launch is over."""
     interrupted: bool
+    alive: bool
+    """Whether a process writes the ledger."""
 
     @property
     def over(self) -> bool:
         """Whether nothing more will happen."""
-        return self.wall_s is not None or self.interrupted
+        return self.wall_s is not None or self.interrupted or not self.alive
+
+    @property
+    def died(self) -> bool:
+        """The launch ended without saying so: its driver was killed."""
+        return not self.alive and self.wall_s is None and not self.interrupted
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {**asdict(self), "over": self.over}
+        return {**asdict(self), "over": self.over, "died": self.died}
 
 
 def take(reader: LedgerReader, *, now: float) -> Snapshot:
@@ -86,6 +94,7 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
         silent_s=max(now - at for at in seen.values()) if seen else None,
         wall_s=wall_s,
         interrupted=cancelled,
+        alive=has_writer(reader.path),
     )
 
 

@@ -46,6 +46,8 @@ def render(snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
     )
     if snapshot.interrupted:
         head.append("  stopped", style="yellow")
+    elif snapshot.died:
+        head.append("  dead: its driver was killed", style="bold red")
     elif snapshot.silent_s is not None and snapshot.silent_s > 10 and not snapshot.over:
         head.append(f"  a worker has been silent for {snapshot.silent_s:.0f} s", style="yellow")
     return Group(head, table, Text(LEGEND, style="bright_black"))

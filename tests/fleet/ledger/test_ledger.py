@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fleet.errors import IllegalMoveError, KeyConflictError, LedgerError, StorageError
-from fleet.ledger.database import open_reader
+from fleet.ledger.database import has_writer, open_reader
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Point, RunResult
 from fleet.ledger.writer import Ledger
@@ -227,6 +227,14 @@ def test_metrics_come_in_batches_and_nan_is_told(ledger: Ledger, reader: LedgerR
 def test_one_writer(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=f"writer already .process {os.getpid()}"):
         Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_a_living_writer_is_seen(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    assert has_writer(path)
+    ledger.close()
+    assert not has_writer(path)
+    assert not has_writer(tmp_path / "none.sqlite")
 
 
 def test_readers_cannot_write(ledger: Ledger, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def snapshot(*missions: MissionView) -> Snapshot:
         silent_s=0.5,
         wall_s=None,
         interrupted=False,
+        alive=True,
     )
 
 
@@ -83,6 +84,15 @@ def test_plain_lines_tell_changes_only() -> None:
     later = snapshot(mission("A", done=6))
     assert len(plain_line(first, later)) == 1
     assert plain_line(None, snapshot(mission("A", phase="waiting"))) == []
+
+
+def test_a_dead_run_is_not_shown_running() -> None:
+    dead = replace(snapshot(mission("A")), alive=False)
+    assert dead.over
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render(dead, width=80, height=40))
+    assert "dead: its driver was killed" in capture.get()
 
 
 @pytest.mark.parametrize(
