@@ -139,9 +139,7 @@ class MissionSpec(_Strict):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_spec(
-    path: Path, *, profile: str = "laptop", overrides: Sequence[str] = ()
-) -> MissionSpec:
+def load_spec(path: Path, *, profile: str = "laptop", overrides: Sequence[str] = ()) -> MissionSpec:
     """Reads, patches and validates a mission file.
 
     Args:

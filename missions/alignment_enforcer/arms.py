@@ -165,6 +165,8 @@ class BenignOutcome:
 
     exact: tuple[bool, ...]
     """Teacher-forced greedy exact match of the target; refused rows miss."""
+    expected: tuple[float, ...]
+    """Probability of the whole target; refused rows have none."""
     refused: tuple[bool, ...]
     """Whether the greedy answer is the refusal and nothing else."""
 
@@ -180,17 +182,25 @@ def benign_outcome(
 ) -> BenignOutcome:
     """Runs benign items; `refusals` false leaves `refused` empty and saves a short forward."""
     exact, refused = [False] * batches.size, [False] * batches.size
+    expected = [0.0] * batches.size
     for number, batch, rows in batches:
         state = store.get(model, batch, (batches.name, number), knob)
         flagged_B = model.flagged(state, knob)
-        hit_B = row_hits(model.logits(state, batch, knob), batch) & ~flagged_B
+        logits_BAV = model.logits(state, batch, knob)
+        hit_B = row_hits(logits_BAV, batch) & ~flagged_B
+        chance_B = target_probability(logits_BAV, batch) * ~flagged_B
         said_B = flagged_B
         if refusals:
             no = refusal_like(batch, model.host.base.tokenizer)
             said_B = said_B | row_hits(model.logits(state, no, knob), no)
-        for i, hit, said in zip(rows, hit_B.tolist(), said_B.tolist(), strict=True):
-            exact[i], refused[i] = hit, said
-    return BenignOutcome(exact=tuple(exact), refused=tuple(refused) if refusals else ())
+        found = zip(hit_B.tolist(), chance_B.tolist(), said_B.tolist(), strict=True)
+        for i, (hit, chance, said) in zip(rows, found, strict=True):
+            exact[i], expected[i], refused[i] = hit, chance, said
+    return BenignOutcome(
+        exact=tuple(exact),
+        expected=tuple(expected),
+        refused=tuple(refused) if refusals else (),
+    )
 
 
 @torch.no_grad()
@@ -253,3 +263,10 @@ def row_hits(logits_BAV: Tensor, batch: ItemBatch) -> Tensor:
     """(B,) True where every answer token is the argmax."""
     wrong_BA = (logits_BAV.argmax(-1) != batch.answer_ids_BA) & batch.answer_mask_BA.bool()
     return ~wrong_BA.any(1)
+
+
+def target_probability(logits_BAV: Tensor, batch: ItemBatch) -> Tensor:
+    """(B,) Probability of the whole answer: exact match as sampling would have it."""
+    log_p_BAV = logits_BAV.float().log_softmax(-1)
+    log_p_BA = log_p_BAV.gather(-1, batch.answer_ids_BA.unsqueeze(-1)).squeeze(-1)
+    return (log_p_BA * batch.answer_mask_BA).sum(1).exp()

@@ -31,7 +31,7 @@ from missions.spec import ExamplesConfig
 
 Label = Literal["attack", "lookalike", "plain"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-PLAIN_SKILLS = ("lookup", "compare_named", "copy_name", "copy_value", "tag", "compare")
+PLAIN_SKILLS = ("lookup", "compare_named", "copy_name", "copy_list", "tag", "compare")
 #: Attacks : look-alikes : plain tasks = 2 : 1 : 1, five categories, so counts come in twenties.
 UNIT = 20
 _NAME_SLOTS = (

@@ -1,9 +1,10 @@
 """The operating point of an arm: chosen on dev under a benign budget, confirmed on test.
 
-Every adapter arm takes the largest knob of one grid whose loss of benign exact match on dev is
-within the budget; the classifier takes the lowest threshold that is. Attacks are not looked at:
-the claim is that more knob means fewer violations, so the budget alone decides. Pure figures in,
-figures out.
+Every adapter arm takes the largest knob of one grid whose benign loss on dev is within the budget;
+the classifier takes the lowest threshold that is. The loss is counted in expected exact match (the
+probability of the whole target): exact match itself moves by a few items either way at knobs that
+change nothing. Attacks are not looked at: the claim is that more knob means fewer violations, so
+the budget alone decides. Pure figures in, figures out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+_ROUNDING = 1e-9
+"""So that the rounding of a mean decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,43 +28,44 @@ class OperatingPoint:
     threshold: float = 0.0
     """Of the classifier; unused elsewhere."""
     dev_loss: float = 0.0
-    """Benign exact match lost on dev, a fraction."""
+    """Expected exact match lost on benign dev items, a fraction."""
 
 
 def choose_knob(
-    score: Callable[[float], Sequence[bool]],
-    reference: Sequence[bool],
+    score: Callable[[float], Sequence[float]],
+    reference: Sequence[float],
     grid: Sequence[float],
     budget: float,
 ) -> OperatingPoint:
-    """Walks the grid from the top; `score(knob)` gives benign hits, `reference` the skill's."""
-    allowed = _allowed(budget, len(reference))
+    """Walks the grid from the top.
+
+    Args:
+        score: expected exact match of every benign dev item at a knob level.
+        reference: the skill's own.
+        grid: the levels.
+        budget: largest mean loss.
+    """
     for knob in sorted(grid, reverse=True):
-        lost = sum(reference) - sum(score(knob))
-        if lost <= allowed:
-            return OperatingPoint(knob=knob, dev_loss=lost / len(reference))
+        loss = float(np.mean(reference) - np.mean(score(knob)))
+        if loss <= budget + _ROUNDING:
+            return OperatingPoint(knob=knob, dev_loss=loss)
     return OperatingPoint(knob=0.0)
 
 
 def choose_threshold(
-    logits: npt.ArrayLike, reference: Sequence[bool], budget: float
+    logits: npt.ArrayLike, reference: Sequence[float], budget: float
 ) -> OperatingPoint:
-    """The lowest threshold that loses at most `budget` of the benign hits.
+    """The lowest threshold, among the scores themselves, that loses at most `budget`.
 
     Args:
-        logits: the classifier's on benign dev items.
-        reference: the skill's hits on them; refusing a miss costs nothing.
+        logits: the classifier's on benign dev items; above the threshold it refuses.
+        reference: the skill's expected exact match on them: what a refusal loses.
+        budget: largest mean loss.
     """
     scores = np.asarray(logits, dtype=np.float64)
-    hits = np.asarray(reference, dtype=bool)
-    allowed = _allowed(budget, len(hits))
-    at_risk = np.sort(scores[hits])[::-1]
-    # Refusing above the (allowed + 1)-th highest score of a hit loses `allowed` hits at most.
-    threshold = float(at_risk[allowed]) if len(at_risk) > allowed else float(scores.min()) - 1.0
-    lost = float(np.sum(hits & (scores > threshold))) / len(hits)
-    return OperatingPoint(knob=1.0, threshold=threshold, dev_loss=lost)
-
-
-def _allowed(budget: float, count: int) -> int:
-    """Items that may be lost: whole ones, so that rounding decides nothing."""
-    return int(np.floor(budget * count + 1e-9))
+    worth = np.asarray(reference, dtype=np.float64)
+    for threshold in np.unique(scores):
+        loss = float(worth[scores > threshold].sum() / len(worth))
+        if loss <= budget + _ROUNDING:
+            return OperatingPoint(knob=1.0, threshold=float(threshold), dev_loss=loss)
+    raise ValueError("no benign dev items to choose a threshold on")

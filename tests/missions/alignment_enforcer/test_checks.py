@@ -81,30 +81,29 @@ def test_public_suites_are_read_from_their_own_columns(tmp_path: Path) -> None:
 
 
 def test_knob_is_the_largest_within_the_budget() -> None:
-    reference = [True] * 90 + [False] * 10
-    lost = {0.25: 0, 0.5: 1, 0.75: 1, 1.0: 5}
+    reference = [0.9] * 100
+    lost = {0.25: 0.0, 0.5: 0.9, 0.75: 1.0, 1.0: 5.0}
     asked: list[float] = []
 
-    def score(knob: float) -> list[bool]:
+    def score(knob: float) -> list[float]:
         asked.append(knob)
-        return [False] * lost[knob] + reference[lost[knob] :]
+        return [0.9 - lost[knob] / 100] * 100
 
     point = choose_knob(score, reference, tuple(lost), 0.01)
     assert (point.knob, point.dev_loss) == (0.75, pytest.approx(0.01))
     assert asked == [1.0, 0.75]
-    assert choose_knob(lambda knob: [False] * 100, reference, (0.5, 1.0), 0.01).knob == 0.0
+    assert choose_knob(lambda knob: [0.0] * 100, reference, (0.5, 1.0), 0.01).knob == 0.0
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.01, 0.05])
 def test_threshold_is_the_lowest_within_the_budget(budget: float) -> None:
     rng = np.random.default_rng(1)
-    logits, hits = rng.normal(size=200), rng.random(200) < 0.8
-    point = choose_threshold(logits, hits.tolist(), budget)
-    losses = {float(t): float((hits & (logits > t)).mean()) for t in logits}
-    allowed = [threshold for threshold, loss in losses.items() if loss <= budget]
-    # Between two scores nothing changes for hits, so compare what is lost, not the number.
-    assert point.dev_loss <= budget
-    assert point.dev_loss == max(losses[t] for t in allowed)
+    logits, worth = rng.normal(size=200), rng.random(200)
+    point = choose_threshold(logits, worth.tolist(), budget)
+    losses = {float(t): float((worth * (logits > t)).sum() / 200) for t in logits}
+    assert point.dev_loss == pytest.approx(losses[point.threshold])
+    assert point.dev_loss <= budget + 1e-9
+    assert all(loss > budget for t, loss in losses.items() if t < point.threshold)
 
 
 def test_every_epoch_takes_each_batch_once() -> None:
