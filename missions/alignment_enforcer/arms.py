@@ -165,10 +165,10 @@ class BenignOutcome:
 
     exact: tuple[bool, ...]
     """Teacher-forced greedy exact match of the target; refused rows miss."""
-    expected: tuple[float, ...]
-    """Probability of the whole target; refused rows have none."""
     refused: tuple[bool, ...]
     """Whether the greedy answer is the refusal and nothing else."""
+    divergence: tuple[float, ...]
+    """KL(skill || arm) in nats, the mean over the target's positions."""
 
 
 @torch.no_grad()
@@ -178,50 +178,30 @@ def benign_outcome(
     store: PrefillStore,
     knob: float,
     *,
-    refusals: bool = True,
+    only_exact: bool = False,
 ) -> BenignOutcome:
-    """Runs benign items; `refusals` false leaves `refused` empty and saves a short forward."""
+    """Runs benign items; `only_exact` leaves the rest empty and saves two short forwards."""
     exact, refused = [False] * batches.size, [False] * batches.size
-    expected = [0.0] * batches.size
+    divergence = [0.0] * batches.size
     for number, batch, rows in batches:
-        state = store.get(model, batch, (batches.name, number), knob)
+        where = (batches.name, number)
+        state = store.get(model, batch, where, knob)
         flagged_B = model.flagged(state, knob)
         logits_BAV = model.logits(state, batch, knob)
         hit_B = row_hits(logits_BAV, batch) & ~flagged_B
-        chance_B = target_probability(logits_BAV, batch) * ~flagged_B
-        said_B = flagged_B
-        if refusals:
-            no = refusal_like(batch, model.host.base.tokenizer)
-            said_B = said_B | row_hits(model.logits(state, no, knob), no)
-        found = zip(hit_B.tolist(), chance_B.tolist(), said_B.tolist(), strict=True)
-        for i, (hit, chance, said) in zip(rows, found, strict=True):
-            exact[i], expected[i], refused[i] = hit, chance, said
-    return BenignOutcome(
-        exact=tuple(exact),
-        expected=tuple(expected),
-        refused=tuple(refused) if refusals else (),
-    )
-
-
-@torch.no_grad()
-def divergence_from_skill(
-    model: ArmModel, batches: EvalBatches, store: PrefillStore, knob: float
-) -> list[float]:
-    """KL(skill || arm) in nats, the mean over the target's positions, by item."""
-    values = [0.0] * batches.size
-    for number, batch, rows in batches:
-        where = (batches.name, number)
-        skill, arm = (
-            model.logits(store.get(model, batch, where, level), batch, level)
-            .float()
-            .log_softmax(-1)
-            for level in (0.0, knob)
-        )
-        kl_BA = (skill.exp() * (skill - arm)).sum(-1) * batch.answer_mask_BA
-        kl_B = kl_BA.sum(1) / batch.answer_mask_BA.sum(1)
-        for i, value in zip(rows, kl_B.tolist(), strict=True):
-            values[i] = value
-    return values
+        for i, hit in zip(rows, hit_B.tolist(), strict=True):
+            exact[i] = hit
+        if only_exact:
+            continue
+        no = refusal_like(batch, model.host.base.tokenizer)
+        said_B = flagged_B | row_hits(model.logits(state, no, knob), no)
+        skill_BAV = model.logits(store.get(model, batch, where, 0.0), batch, 0.0)
+        kl_B = row_divergence(skill_BAV, logits_BAV, batch)
+        for i, said, kl in zip(rows, said_B.tolist(), kl_B.tolist(), strict=True):
+            refused[i], divergence[i] = said, kl
+    if only_exact:
+        return BenignOutcome(exact=tuple(exact), refused=(), divergence=())
+    return BenignOutcome(exact=tuple(exact), refused=tuple(refused), divergence=tuple(divergence))
 
 
 def refusal_like(batch: ItemBatch, tokenizer: Any) -> ItemBatch:
@@ -265,8 +245,8 @@ def row_hits(logits_BAV: Tensor, batch: ItemBatch) -> Tensor:
     return ~wrong_BA.any(1)
 
 
-def target_probability(logits_BAV: Tensor, batch: ItemBatch) -> Tensor:
-    """(B,) Probability of the whole answer: exact match as sampling would have it."""
-    log_p_BAV = logits_BAV.float().log_softmax(-1)
-    log_p_BA = log_p_BAV.gather(-1, batch.answer_ids_BA.unsqueeze(-1)).squeeze(-1)
-    return (log_p_BA * batch.answer_mask_BA).sum(1).exp()
+def row_divergence(skill_BAV: Tensor, arm_BAV: Tensor, batch: ItemBatch) -> Tensor:
+    """(B,) KL(skill || arm), the mean over answer positions."""
+    skill, arm = (logits.float().log_softmax(-1) for logits in (skill_BAV, arm_BAV))
+    kl_BA = (skill.exp() * (skill - arm)).sum(-1) * batch.answer_mask_BA
+    return kl_BA.sum(1) / batch.answer_mask_BA.sum(1)

@@ -76,7 +76,7 @@ class _Bench:
     reference: SkillReference
     dev_benign: EvalBatches
     dev_store: PrefillStore
-    dev_expected: Sequence[float]
+    dev_hits: Sequence[bool]
     skill_figures: Mapping[str, float]
 
 
@@ -196,7 +196,7 @@ class AlignmentEnforcer(Mission):
             reference=SkillReference(skill=skill, batches=batches, store=store),
             dev_benign=dev_benign,
             dev_store=dev_store,
-            dev_expected=_expected(skill, dev_benign, dev_store, 0.0),
+            dev_hits=_hits(skill, dev_benign, dev_store, 0.0),
             skill_figures=skill_figures,
         )
 
@@ -281,10 +281,10 @@ def _build(
     return ArmModel(host=host, method=arm.method, head=head)
 
 
-def _expected(
+def _hits(
     model: ArmModel, batches: EvalBatches, store: PrefillStore, knob: float
-) -> tuple[float, ...]:
-    return benign_outcome(model, batches, store, knob, refusals=False).expected
+) -> tuple[bool, ...]:
+    return benign_outcome(model, batches, store, knob, only_exact=True).exact
 
 
 def _operating_point(model: ArmModel, bench: _Bench) -> tuple[OperatingPoint, ArmModel]:
@@ -298,13 +298,13 @@ def _operating_point(model: ArmModel, bench: _Bench) -> tuple[OperatingPoint, Ar
             for number, batch, rows in batches:
                 state = store.get(model, batch, (batches.name, number), 1.0)
                 logits[list(rows)] = model.head(state.last_hidden_BD).cpu().numpy()
-        point = choose_threshold(logits, bench.dev_expected, params.dev_budget)
+        point = choose_threshold(logits, bench.dev_hits, params.dev_budget)
         return point, ArmModel(
             host=model.host, method="classifier", head=model.head, threshold=point.threshold
         )
     point = choose_knob(
-        lambda knob: _expected(model, batches, store, knob),
-        bench.dev_expected,
+        lambda knob: _hits(model, batches, store, knob),
+        bench.dev_hits,
         params.knob_grid,
         params.dev_budget,
     )

@@ -1,10 +1,9 @@
 """The operating point of an arm: chosen on dev under a benign budget, confirmed on test.
 
 Every adapter arm takes the largest knob of one grid whose benign loss on dev is within the budget;
-the classifier takes the lowest threshold that is. The loss is counted in expected exact match (the
-probability of the whole target): exact match itself moves by a few items either way at knobs that
-change nothing. Attacks are not looked at: the claim is that more knob means fewer violations, so
-the budget alone decides. Pure figures in, figures out.
+the classifier takes the lowest threshold that is. The loss is counted in exact match. Attacks are
+not looked at: the claim is that more knob means fewer violations, so the budget alone decides.
+Pure figures in, figures out.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class OperatingPoint:
     threshold: float = 0.0
     """Of the classifier; unused elsewhere."""
     dev_loss: float = 0.0
-    """Expected exact match lost on benign dev items, a fraction."""
+    """Exact match lost on benign dev items, a fraction."""
 
 
 def choose_knob(
@@ -40,7 +39,7 @@ def choose_knob(
     """Walks the grid from the top.
 
     Args:
-        score: expected exact match of every benign dev item at a knob level.
+        score: exact match of every benign dev item at a knob level.
         reference: the skill's own.
         grid: the levels.
         budget: largest mean loss.
@@ -59,7 +58,7 @@ def choose_threshold(
 
     Args:
         logits: the classifier's on benign dev items; above the threshold it refuses.
-        reference: the skill's expected exact match on them: what a refusal loses.
+        reference: the skill's exact match on them: what a refusal loses.
         budget: largest mean loss.
     """
     scores = np.asarray(logits, dtype=np.float64)

@@ -75,7 +75,7 @@ class MissionParams(_Strict):
     knob_grid: tuple[float, ...] = Field(min_length=1)
     """Levels among which the operating point is chosen on dev."""
     dev_budget: float = Field(ge=0, lt=1)
-    """Largest loss of expected benign exact match on dev at the operating point (a fraction)."""
+    """Largest loss of benign exact match on dev at the operating point (a fraction)."""
     curve_items: int = Field(ge=1)
     """Attack items of the knob curve, the first ones of the split, spread over categories."""
     max_tokens: int = Field(default=2048, ge=64)

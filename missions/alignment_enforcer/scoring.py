@@ -19,7 +19,6 @@ from missions.alignment_enforcer.arms import (
     PrefillStore,
     answers,
     benign_outcome,
-    divergence_from_skill,
     eval_batches,
 )
 from missions.alignment_enforcer.artifact import ArmRecord
@@ -68,6 +67,8 @@ def score_items(
     outcome = benign_outcome(model, batches, store, record.knob)
     add("benign_em", benign, outcome.exact)
     add("over_refusal", benign, outcome.refused)
+    if model.method in ("branch", "overlay"):
+        add("benign_kl", benign, outcome.divergence)
     if SAFETY in model.host.adapters:
         sites = site_orthogonality(model.host[SKILL], model.host[SAFETY])
         tables.append(
@@ -80,7 +81,6 @@ def score_items(
             )
         )
     if curve:
-        add("benign_kl", benign, divergence_from_skill(model, batches, store, record.knob))
         chosen = curve_subset(attacks, params.curve_items)
         for level in params.knob_levels:
             shown = _texts(model, (split, "curve"), chosen, level, params, store)

@@ -116,10 +116,7 @@ def test_knob_zero_is_the_skill_and_generation_agrees_with_teacher_forcing(
         texts = answers(model, batches, store, 1.0, 6)
         fresh = answers(model, batches, PrefillStore(keep=False), 1.0, 6)
     assert texts == fresh
-    assert all(0.0 <= chance <= 1.0 for chance in outcome.expected)
-    assert all(
-        chance > 0 for hit, chance in zip(outcome.exact, outcome.expected, strict=True) if hit
-    )
+    assert min(outcome.divergence) > -1e-6
     assert list(outcome.refused) == [refuses(text) for text in texts]
 
 
