@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fleet import provenance
 from fleet.catalog import choose, resolve_all
 from fleet.errors import ConfigError, FleetError, NothingPromotedError, StorageError, UsageError
@@ -51,7 +53,7 @@ class Order:
 
 def carry_out(order: Order) -> int:
     """Carries a launch out and returns its exit code."""
-    started = time.monotonic()
+    started = psutil.Process().create_time()
     if order.profile not in PROFILES:
         raise ConfigError(f"Unknown profile {order.profile!r}.{suggest(order.profile, PROFILES)}")
     run_id = check_run_id(order.run_id or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
@@ -171,13 +173,14 @@ def _run(
             _remove_if_empty(paths.root)
         error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
         raise
-    page, document = write(paths, wall_time_s=time.monotonic() - started)
+    page, document = write(paths, wall_time_s=time.time() - started)
     if order.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
         from fleet.monitor.table import print_verdicts
 
         print_verdicts(document)
+    say(f"done {time.time() - started:.0f} s after the command was given")
     with LedgerReader(paths.ledger) as reader:
         errors = len(reader.events(level="error")) + len(reader.events(level="alarm"))
     if result.failed or errors:
