@@ -194,6 +194,10 @@ class _Campaign:
             },
         )
         self._ledger.timing("", "judge", "family", time.monotonic() - started, 0.0)
+        if self._plan.code_version != self._settings.code_version_now():
+            text = "the code of bem, missions or stats changed while the launch ran"
+            self._ledger.call("event", "warning", "fleet", text)
+            self._ledger.call("set_meta", "code_changed", True)
         self._ledger.call("set_meta", "wall_s", wall_s)
         self._ledger.call("checkpoint")
         self._ledger.call("close")

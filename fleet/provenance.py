@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ LIBRARIES = (
 )
 
 
-@cache
 def code_version() -> str:
     """sha256 over the files that decide scores: the same for the same code, with or without git."""
     sha = hashlib.sha256()

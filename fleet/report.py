@@ -85,6 +85,8 @@ def _context(reader: LedgerReader, meta: Mapping[str, Any], wall_s: float) -> Re
     notes = [f"verdict table digest {verdict_digest(_verdicts(reader))}"]
     if meta.get("dirty"):
         notes.append("The working tree held uncommitted changes: treat the figures as scratch.")
+    if meta.get("code_changed"):
+        notes.append("The code changed while the launch ran: its runs may mix two versions.")
     hardware = {str(key): str(value) for key, value in dict(meta["hardware"]).items()}
     hardware["worker slots"] = str(meta["slots"])
     hardware |= {f"time: {name}": f"{value:.1f} s" for name, value in _time(timings, meta).items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.errors import NotFoundError, UsageError
+from fleet.provenance import code_version
 
 RUNS_DIR = Path("runs")
 MIN_FREE_MIB = 512
@@ -116,6 +117,8 @@ class LaunchSettings:
     """Module with `load_mission(id)`; the tests lend another one."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the workers beside our own."""
+    code_version_now: Callable[[], str] = code_version
+    """Asked again at the end: a tree that is edited during a launch mixes two versions."""
     stale_after_s: float = 30.0
     """A worker silent for this long is shown as stale, for twice as long as lost."""
     grace_s: float = 20.0

@@ -146,7 +146,8 @@ class Worker:
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded with its traceback
-            self._record_mission_failure("prepare", error)
+            if not self._stop.is_set():
+                self._record_mission_failure("prepare", error)
             return None
         self._ledger.record_data(
             self._job.mission, prepared.data_digest, prepared.leak_report, prepared.summary
@@ -173,6 +174,10 @@ class Worker:
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded with its traceback
+            if self._stop.is_set():
+                # A training that was cut short may trip over what it does not have: no failure.
+                log.info("%s: stopped in training (%s)", lease.pack, error)
+                return
             for name in lease.missing:
                 self._record_failure(name, "train", error)
             self._ledger.end_pack(self._attempt, lease.pack)
@@ -199,6 +204,9 @@ class Worker:
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded with its traceback
+            if self._stop.is_set():
+                log.info("%s: stopped in evaluation (%s)", name, error)
+                return
             self._record_failure(name, "evaluate", error)
 
     def _make_extras(self, mission: Mission) -> None:

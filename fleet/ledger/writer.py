@@ -158,7 +158,7 @@ class Ledger:
                 " ended_at = ? WHERE mission = ?",
                 (
                     phase,
-                    None if phase in ("waiting", "cancelled") else now,
+                    None if phase in ("waiting", "starting", "cancelled") else now,
                     now if ended else None,
                     mission,
                 ),

@@ -81,6 +81,8 @@ class FakeMission(Mission):
         until = time.monotonic() + params.pack_s
         while time.monotonic() < until and not ctx.should_stop():
             time.sleep(0.01)
+        if params.pack_s and ctx.should_stop():
+            raise IndexError("a training that was cut short has no last loss")
         if params.fail == "train" and pack.seed == params.fail_seed:
             raise RuntimeError(f"the fake's train was told to fail at seed {pack.seed}")
         found: dict[Run, Artifact] = {}

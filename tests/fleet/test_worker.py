@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,13 +161,18 @@ def test_a_leak_is_invalid(bench: Callable[..., Bench]) -> None:
     assert "found 3 test items" in verdict["reasons"][0]
 
 
-def test_a_stop_is_heard_and_recorded(bench: Callable[..., Bench]) -> None:
+def test_a_stop_in_training_cancels_and_does_not_fail(bench: Callable[..., Bench]) -> None:
     fleet = bench(pack_s=30)
-    fleet.ledger.request_stop("F1", "SIGINT")
     started = time.monotonic()
+    asking = threading.Timer(0.5, fleet.ledger.request_stop, ("F1", "SIGINT"))
+    asking.start()
     fleet.worker().run()
-    assert time.monotonic() - started < 10
-    assert RunState.DONE not in set(fleet.states().values())
+    asking.join()
+    assert time.monotonic() - started < 15
+    states = fleet.states()
+    assert {state for run, state in states.items() if run.endswith("s0")} == {RunState.CANCELLED}
+    assert RunState.FAILED not in states.values()
+    assert fleet.reader.events(level="error") == []
 
 
 def test_a_worker_whose_ledger_is_gone_says_so(bench: Callable[..., Bench]) -> None:
