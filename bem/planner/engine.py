@@ -94,7 +94,7 @@ class Prefill:
     logits_BV: Tensor
     """Of the token after the prompt."""
     features_BF: Tensor
-    """For the policy: last hidden state of the last prompt token, and the prompt's mean."""
+    """For the policy: the last prompt token after a third, two thirds and all of the layers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,9 +153,11 @@ class ChunkEngine:
                 codes[name] = adapter.encode(h_BTD, mask_BT.bool(), None)
         rows_B = torch.arange(len(prompts), device=ids_BT.device)
         last_BTD = out.last_hidden_state
-        weight_BT1 = (mask_BT / length_B[:, None]).unsqueeze(2)
+        depth = len(self.host.base.layers)
+        # hidden_states[-1] is normed in most families; a policy standardises its features anyway.
+        read = [round(depth * third / 3) for third in (1, 2, 3)]
         features_BF = torch.cat(
-            [last_BTD[rows_B, length_B - 1], (last_BTD * weight_BT1).sum(1)], dim=1
+            [out.hidden_states[max(1, at)][rows_B, length_B - 1] for at in read], dim=1
         )
         walk = Walk(
             kv=tuple((layer.keys, layer.values) for layer in cache.layers),

@@ -1,9 +1,9 @@
-"""What a contestant costs: parameters, and forward FLOPs of an answer as it was run.
+"""What a contestant costs: parameters, and forward FLOPs of an answer.
 
-FLOPs of a query: the base over all tokens that were processed (prompt, markers, retrieved records,
-written tokens; each once, because the cache is kept), the adapters over the tokens on which they
-act, the controllers over the prompt, the policy once a decision. Products only, a multiply-add is
-two. Retrieval is the same for all and left out.
+FLOPs of a query: the base over all tokens that are processed (prompt, markers, what chunks are
+given, what they write; each once, because the cache is kept), the adapters over the tokens for
+which they are computed, the controllers over the prompt, the policy once a decision. Products only,
+a multiply-add is two. Retrieval is the same for all and left out.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS
 def planner_flops(host: AdapterHost, answers: Answers, policy: MacroPolicy | None) -> float:
     """Mean FLOPs of an answer by skill experts; `policy` None: the plan was given."""
     total = 0.0
-    for plan, tokens_S in zip(answers.plans, answers.tokens_QS.tolist(), strict=True):
-        prompt, *by_skill = tokens_S
+    rows = zip(answers.plans, answers.tokens_QS.tolist(), answers.acting_QS.tolist(), strict=True)
+    for plan, tokens_S, acting_S in rows:
         total += host.base.forward_flops(batch=1, seq_len=sum(tokens_S))
-        for skill, tokens in zip(SKILLS, by_skill, strict=True):
-            total += _adapter(host, SKILL_NAMES[skill], prompt, tokens)
+        for skill, tokens in zip(SKILLS, acting_S[1:], strict=True):
+            total += _adapter(host, SKILL_NAMES[skill], tokens_S[0], tokens)
         if policy is not None:
             total += policy.forward_flops(len(plan) + 1)
     return total / len(answers.plans)
 
 
 def fused_flops(host: AdapterHost, answers: Answers) -> float:
-    """Mean FLOPs of an answer by the fused adapter."""
+    """Mean FLOPs of an answer by the fused adapter, which is computed over the whole prompt."""
     total = 0.0
-    for tokens_S in answers.tokens_QS.tolist():
-        length = sum(tokens_S)
-        total += host.base.forward_flops(batch=1, seq_len=length)
-        total += _adapter(host, FUSED, tokens_S[0], length)
+    for tokens_S, acting_S in zip(
+        answers.tokens_QS.tolist(), answers.acting_QS.tolist(), strict=True
+    ):
+        prompt = tokens_S[0]
+        total += host.base.forward_flops(batch=1, seq_len=sum(tokens_S))
+        total += _adapter(host, FUSED, prompt, prompt + sum(acting_S))
     return total / len(answers.plans)
 
 

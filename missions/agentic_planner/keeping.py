@@ -17,6 +17,7 @@ from missions.agentic_planner.scoring import (
     FusedContestant,
     PolicyContestant,
     exact_matches,
+    gold_answers,
     prompt_features,
     run_contestant,
     with_plans,
@@ -35,8 +36,9 @@ def keep_planner(
     seed: int,
     ctx: Context,
 ) -> dict[Run, Artifact]:
-    """An artifact for every arm that uses the experts. FLOPs: the planner's on dev as it is
-    served, the others' on the scored train queries under the plans that they would take."""
+    """An artifact for every arm that uses the experts. FLOPs: the planner's on the gold chains of
+    dev (`served_flops`: as it answers them), the others' on the scored train queries under the
+    plans that they would take."""
     host, table = planner.host, planner.table
     answers = run_contestant(host, dev, field.setting, PolicyContestant(planner.policy))
     skill_params = host.num_trainable(*SKILL_ADAPTERS)
@@ -64,8 +66,12 @@ def keep_planner(
         if rule == "planner":
             contest.save_policy(planner.policy, folder)
             trainable += policy_params
-            flops = planner_flops(host, answers, planner.policy)
-            figures |= {**_dev_figures(answers, dev), "policy_params": float(policy_params)}
+            flops = planner_flops(host, gold_answers(dev), planner.policy)
+            figures |= {
+                **_dev_figures(answers, dev),
+                "policy_params": float(policy_params),
+                "served_flops": planner_flops(host, answers, planner.policy),
+            }
         else:
             flops = planner_flops(host, planner.answers.of(plans[rule]), None)
         plan = planner.best_fixed if rule == "fixed" else ""
@@ -89,7 +95,8 @@ def keep_fused(
     seed: int,
     ctx: Context,
 ) -> dict[Run, Artifact]:
-    """The fused adapter on its own, and (with a policy) under the planner's plans."""
+    """The fused adapter on its own, and (with a policy) under the planner's plans. FLOPs on the
+    gold chains of dev, as the planner's."""
     host = fused.host
     size = host.num_trainable(FUSED)
     own = run_contestant(host, dev, field.setting, FusedContestant(field.setting))
@@ -114,9 +121,13 @@ def keep_fused(
             arm=run.arm,
             trainable_params=trainable,
             adapter_params=size,
-            forward_flops=fused_flops(host, answers),
+            forward_flops=fused_flops(host, gold_answers(dev)),
         )
-        figures = {**shared, **_dev_figures(answers, dev)}
+        figures = {
+            **shared,
+            **_dev_figures(answers, dev),
+            "served_flops": fused_flops(host, answers),
+        }
         artifacts[run] = Artifact(path=folder, cost=cost, figures=figures)
     return artifacts
 

@@ -52,7 +52,23 @@ class Answers:
     texts: list[str]
     """The last chunk's text: the answer."""
     tokens_QS: IntArray
-    """Tokens of each query under: the prompt, then each skill (R, E, F)."""
+    """Tokens of each query in: the prompt, then the chunk of each skill (R, E, F)."""
+    acting_QS: IntArray
+    """Those on which an adapter acts: 0 for the prompt, then of each skill's chunk."""
+
+    def put(
+        self,
+        index: Sequence[int],
+        skill: str,
+        given: Sequence[Sequence[int]],
+        before: Walk,
+        after: Walk,
+    ) -> None:
+        """Counts a chunk of some queries."""
+        used = (after.length_B - before.length_B).cpu().numpy()
+        column = 1 + SKILLS.index(skill)
+        self.tokens_QS[index, column] = used
+        self.acting_QS[index, column] = used - np.array([len(row) - 1 for row in given])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +86,7 @@ class PlanAnswers:
             plans=list(plans),
             texts=[answers.texts[i] for i, answers in enumerate(rows)],
             tokens_QS=np.stack([answers.tokens_QS[i] for i, answers in enumerate(rows)]),
+            acting_QS=np.stack([answers.acting_QS[i] for i, answers in enumerate(rows)]),
         )
 
 
@@ -91,17 +108,15 @@ def run_plans(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> P
             prefix, walk, told = todo.pop()
             for skill in filter(None, space.legal(prefix)):
                 plan = prefix + skill
+                given = _given(group, skill, setting.marks, told)
                 chunk = engine.extend(
-                    walk,
-                    SKILL_NAMES[skill],
-                    _given(group, skill, setting.marks, told),
-                    max_new=setting.budget[skill],
+                    walk, SKILL_NAMES[skill], given, max_new=setting.budget[skill]
                 )
                 answers = found[plan]
-                used = (chunk.walk.length_B - walk.length_B).cpu().numpy()
                 if prefix:
                     answers.tokens_QS[index] = found[prefix].tokens_QS[index]
-                answers.tokens_QS[index, 1 + SKILLS.index(skill)] = used
+                    answers.acting_QS[index] = found[prefix].acting_QS[index]
+                answers.put(index, skill, given, walk, chunk.walk)
                 _put_texts(host, answers, index, chunk.tokens)
                 if len(space.legal(plan)) > 1:
                     todo.append((plan, chunk.walk, chunk.tokens))
@@ -216,14 +231,11 @@ def run_contestant(
                 chosen = [members[row] for row in rows]
                 known = None if told is None else [told[row] for row in rows]
                 before = walk.take(torch.tensor(rows, device=walk.device))
+                given = _given([chains[i] for i in chosen], skill, setting.marks, known)
                 chunk = engine.extend(
-                    before,
-                    who.adapter(skill),
-                    _given([chains[i] for i in chosen], skill, setting.marks, known),
-                    max_new=setting.budget[skill],
+                    before, who.adapter(skill), given, max_new=setting.budget[skill]
                 )
-                used = (chunk.walk.length_B - before.length_B).cpu().numpy()
-                found.tokens_QS[chosen, 1 + SKILLS.index(skill)] = used
+                found.put(chosen, skill, given, before, chunk.walk)
                 _put_texts(host, found, chosen, chunk.tokens)
                 for i in chosen:
                     found.plans[i] = prefix + skill
@@ -251,15 +263,34 @@ def with_plans(
 ) -> Answers:
     """The fused adapter's answers under given plans; where it chose the same, `own` stands."""
     other = [i for i, (a, b) in enumerate(zip(own.plans, plans, strict=True)) if a != b]
-    answers = Answers(plans=list(plans), texts=list(own.texts), tokens_QS=own.tokens_QS.copy())
+    answers = Answers(
+        plans=list(plans),
+        texts=list(own.texts),
+        tokens_QS=own.tokens_QS.copy(),
+        acting_QS=own.acting_QS.copy(),
+    )
     if other:
         part = run_contestant(
             host, [chains[i] for i in other], setting, GivenPlans([plans[i] for i in other])
         )
         answers.tokens_QS[other] = part.tokens_QS
+        answers.acting_QS[other] = part.acting_QS
         for i, text in zip(other, part.texts, strict=True):
             answers.texts[i] = text
     return answers
+
+
+def gold_answers(chains: Sequence[Chain]) -> Answers:
+    """The gold chains as if they had been run."""
+    found = _blank([chain.item.query.plan for chain in chains])
+    for row, chain in enumerate(chains):
+        found.texts[row] = chain.item.query.answer
+        found.tokens_QS[row, 0] = len(chain.prompt)
+        for chunk in chain.chunks:
+            column = 1 + SKILLS.index(chunk.skill)
+            found.tokens_QS[row, column] = len(chunk.given) + len(chunk.written)
+            found.acting_QS[row, column] = 1 + len(chunk.written)
+    return found
 
 
 def exact_match(answer: str, gold: str) -> float:
@@ -293,6 +324,7 @@ def _blank(plans: list[str]) -> Answers:
         plans=plans,
         texts=[""] * len(plans),
         tokens_QS=np.zeros((len(plans), 1 + len(SKILLS)), np.int64),
+        acting_QS=np.zeros((len(plans), 1 + len(SKILLS)), np.int64),
     )
 
 

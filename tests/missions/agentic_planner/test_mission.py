@@ -24,6 +24,7 @@ from missions.agentic_planner.scoring import (
     FusedContestant,
     GivenPlans,
     PolicyContestant,
+    gold_answers,
     run_contestant,
     run_plans,
     token_f1,
@@ -208,6 +209,7 @@ def test_the_planner_as_served_equals_its_row_of_the_plan_table(
     assert served.plans == plans
     assert served.texts == expected.texts
     np.testing.assert_array_equal(served.tokens_QS, expected.tokens_QS)
+    np.testing.assert_array_equal(served.acting_QS, expected.acting_QS)
 
 
 def test_the_fused_arm_formats_last_and_stays_in_budget(
@@ -267,6 +269,18 @@ def test_saved_policies_choose_the_same_plans(
     loaded = contest.load_policy(tmp_path, field.setting.space, base.device)
     planner.host.detach()
     assert loaded.plan(features) == planner.policy.plan(features)
+
+
+def test_gold_counts_equal_the_training_batch(field: contest.Ground) -> None:
+    chains = field.train[:10]
+    gold = gold_answers(chains)
+    batch, skill_BT = training_batch(
+        chains, pad_id=0, learn_markers=False, device=torch.device("cpu")
+    )
+    lengths = batch.attention_mask_BT.sum(1).tolist()
+    assert gold.tokens_QS.sum(1).tolist() == lengths
+    acting = [[int((row == i).sum()) for i in range(3)] for row in skill_BT]
+    assert gold.acting_QS[:, 1:].tolist() == acting
 
 
 def test_token_f1_on_worked_examples() -> None:
