@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,9 @@ _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
+
+
+_START_ERRORS = (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,26 +89,13 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
     }
     try:
         if settings.address is None:
-            # Short: the path of a Unix socket below it may have 107 characters at most.
             _remove_orphans()
-            folder = Path(tempfile.mkdtemp(prefix=f"bf-{os.getpid()}-", dir="/tmp"))
-            with _own_process_groups():
-                context = ray.init(
-                    address="local",
-                    num_cpus=settings.cpus,
-                    include_dashboard=True,
-                    dashboard_host="127.0.0.1",
-                    _temp_dir=str(folder),
-                    job_config=_job_config(settings, ship=False),
-                    **shared,
-                )
+            folder, context = _start_local(settings, shared)
         else:
             context = ray.init(
                 address=settings.address, job_config=_job_config(settings, ship=True), **shared
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        if folder is not None:
-            _keep_logs(folder, settings.paths.logs / "ray")
+    except _START_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         where = "on this machine" if settings.address is None else f"at {settings.address}"
         raise UnfitEnvironmentError(
@@ -125,6 +116,38 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         ray.shutdown()
         if folder is not None:
             _keep_logs(folder, settings.paths.logs / "ray")
+
+
+def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[Path, Any]:
+    """Ray in a private folder. On a crowded machine its daemons may miss their own start limits:
+    one second try, announced.
+    """
+    import ray
+
+    for last in (False, True):
+        # Short: the path of a Unix socket below it may have 107 characters at most.
+        folder = Path(tempfile.mkdtemp(prefix=f"bf-{os.getpid()}-", dir="/tmp"))
+        try:
+            with _own_process_groups():
+                context = ray.init(
+                    address="local",
+                    num_cpus=settings.cpus,
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    _temp_dir=str(folder),
+                    job_config=_job_config(settings, ship=False),
+                    **shared,
+                )
+        except _START_ERRORS as error:
+            ray.shutdown()
+            _keep_logs(folder, settings.paths.logs / "ray")
+            if last:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            sys.stderr.write(f"Ray did not start ({reason}); trying once more\n")
+        else:
+            return folder, context
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 @contextlib.contextmanager
