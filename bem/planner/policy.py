@@ -3,16 +3,16 @@
     logits(next skill | f, prefix) = out tanh(trunk norm(f) + state[prefix])
 
 Features are what the prompt's prefill has computed anyway; the prefix is the plan so far. Actions
-that the plan space forbids get no probability. It is trained by behaviour cloning on the best plan
-of each query (see `rewards`). It knows neither adapters nor tokens.
+that the plan space forbids get no probability. It is trained by behaviour cloning on the plans that
+are worth it (see `rewards`). It knows neither adapters nor tokens.
 
-Legend: Q queries, N decisions, F features, H width, A actions.
+Legend: Q queries, N decisions or prefixes, M (query, prefix) pairs, P plans, F features, H width,
+A actions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -87,40 +87,47 @@ class MacroPolicy(nn.Module):
 def clone_behaviour(
     policy: MacroPolicy,
     features_QF: Tensor,
-    plans: Sequence[str],
+    weights_QP: Tensor,
     *,
     steps: int,
     lr: float,
     weight_decay: float,
 ) -> list[float]:
-    """Maximise the likelihood of the given plans, full batch; returns the loss of every step.
+    """Maximise the weighted likelihood of plans, full batch; returns the loss of every step.
 
-    Also fixes the policy's feature scaling to these queries' mean and standard deviation.
+    `weights_QP` says how much each plan of the policy's space is worth cloning on each query (rows
+    of a one-hot matrix: one plan a query). Also fixes the policy's feature scaling to these
+    queries' mean and standard deviation.
     """
-    if not plans or len(plans) != len(features_QF):
-        raise InvalidInputError(f"{len(plans)} plans for {len(features_QF)} queries.")
+    if len(features_QF) == 0 or len(weights_QP) != len(features_QF):
+        raise InvalidInputError(f"{len(weights_QP)} rows of plans for {len(features_QF)} queries.")
     features_QF = features_QF.float()
     policy.mean_F.copy_(features_QF.mean(0))
     policy.scale_F.copy_(1.0 / (features_QF.std(0, correction=0) + 1e-5))
-    space = policy.space
-    rows, prefixes, actions = [], [], []
-    for row, plan in enumerate(plans):
-        for prefix, action in space.steps(plan):
-            rows.append(row)
-            prefixes.append(space.prefixes.index(prefix))
-            actions.append(space.actions.index(action))
-    device = features_QF.device
-    f_NF = features_QF[torch.tensor(rows, device=device)]
-    prefix_N = torch.tensor(prefixes, device=device)
-    action_N = torch.tensor(actions, device=device)
+    weights_QNA = decision_weights(policy.space, weights_QP.to(features_QF))
+    query_M, prefix_M = (weights_QNA.sum(2) > 0).nonzero(as_tuple=True)
+    f_MF, target_MA = features_QF[query_M], weights_QNA[query_M, prefix_M]
+    total = target_MA.sum()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=weight_decay)
     losses = []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-        loss = nn.functional.cross_entropy(policy(f_NF, prefix_N), action_N)
+        log_p_MA = policy(f_MF, prefix_M).log_softmax(1)
+        loss = -(target_MA * log_p_MA.masked_fill(target_MA == 0, 0.0)).sum() / total
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses
+
+
+def decision_weights(space: PlanSpace, weights_QP: Tensor) -> Tensor:
+    """How much each action after each prefix is worth (Q, N, A): the plans that take it, summed."""
+    shape = (len(weights_QP), len(space.prefixes), len(space.actions))
+    weights_QNA = weights_QP.new_zeros(shape)
+    for column, plan in enumerate(space.plans):
+        for prefix, action in space.steps(plan):
+            cell = (slice(None), space.prefixes.index(prefix), space.actions.index(action))
+            weights_QNA[cell] += weights_QP[:, column]
+    return weights_QNA

@@ -45,6 +45,21 @@ class RewardTable:
         """The plan of highest reward for each query; the earlier plan where two are equal."""
         return [self.space.plans[int(i)] for i in self.reward_QP.argmax(1)]
 
+    def plan_weights(self, temperature: float) -> FloatArray:
+        """What to clone (Q, P): softmax of the reward over `temperature`; 0 is all on `best`.
+
+        Each plan was run once, so a lucky guess looks like skill. At a temperature above the
+        step cost a plan that is right every time outweighs, over queries of one sort, a cheaper
+        one that is right half of the time; the argmax of single runs does not see the difference.
+        """
+        reward_QP = self.reward_QP
+        if temperature == 0:
+            columns = reward_QP.argmax(1)
+            return np.eye(reward_QP.shape[1], dtype=np.float64)[columns]
+        logits_QP = (reward_QP - reward_QP.max(1, keepdims=True)) / temperature
+        weight_QP = np.exp(logits_QP)
+        return np.asarray(weight_QP / weight_QP.sum(1, keepdims=True))
+
     def best_fixed(self) -> str:
         """The one plan of highest mean reward."""
         return self.space.plans[int(self.reward_QP.mean(0).argmax())]

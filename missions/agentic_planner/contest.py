@@ -113,10 +113,11 @@ def build_planner(
     ).to(base.device)
     solvable = table.solvable()
     if solvable.any():
+        weights_QP = torch.from_numpy(table.plan_weights(params.policy.temperature)[solvable])
         clone_behaviour(
             policy,
             answers.features_QF[torch.from_numpy(solvable).to(base.device)],
-            [plan for plan, use in zip(table.best(), solvable, strict=True) if use],
+            weights_QP,
             steps=params.policy.steps,
             lr=params.policy.lr,
             weight_decay=params.policy.weight_decay,

@@ -59,6 +59,8 @@ class PolicyParams(_Strict):
     width: int = Field(ge=1)
     step_cost: float = Field(default=0.05, ge=0)
     """What a plan's step costs, in exact match."""
+    temperature: float = Field(default=0.05, ge=0)
+    """Softness of what is cloned (see bem.planner.rewards); 0: the best plan of each query."""
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -66,6 +66,11 @@ def test_reward_table_against_plain_loops() -> None:
         assert rewards[plan] == max(rewards.values())
     means = {p: score[:, i].mean() - 0.05 * len(p) for i, p in enumerate(space.plans)}
     assert means[table.best_fixed()] == max(means.values())
+    hard = table.plan_weights(0.0)
+    assert [space.plans[int(i)] for i in hard.argmax(1)] == table.best()
+    soft = table.plan_weights(0.2)
+    rewards_Q = table.reward_QP / 0.2
+    np.testing.assert_allclose(soft, np.exp(rewards_Q) / np.exp(rewards_Q).sum(1, keepdims=True))
     assert table.solvable().tolist() == [bool(row.any()) for row in score]
     plans = [space.plans[i % 7] for i in range(50)]
     assert table.score_of(plans).tolist() == [score[i, i % 7] for i in range(50)]
