@@ -65,7 +65,7 @@ def _context(reader: LedgerReader, meta: Mapping[str, Any], wall_s: float) -> Re
     extras: dict[str, list[Extra]] = {}
     reads = [event.source for event in reader.events(limit=1_000_000) if "split read" in event.text]
     runs = reader.runs()
-    for row in reader.missions():
+    for row in sorted(reader.missions(), key=lambda item: item.mission):
         spec = MissionSpec.model_validate_json(reader.spec_json(row.mission))
         own = {run.run for run in runs if run.mission == row.mission}
         infos[row.mission] = MissionInfo(
@@ -148,7 +148,7 @@ def _runs_table(reader: LedgerReader, mission: str) -> Extra:
 def _show(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
