@@ -116,7 +116,7 @@ def clone_behaviour(
         log_p_MA = policy(f_MF, prefix_M).log_softmax(1)
         loss = -(target_MA * log_p_MA.masked_fill(target_MA == 0, 0.0)).sum() / total
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses

@@ -55,7 +55,8 @@ class RewardTable:
         reward_QP = self.reward_QP
         if temperature == 0:
             columns = reward_QP.argmax(1)
-            return np.eye(reward_QP.shape[1], dtype=np.float64)[columns]
+            one_hot_QP: FloatArray = np.eye(reward_QP.shape[1], dtype=np.float64)[columns]
+            return one_hot_QP
         logits_QP = (reward_QP - reward_QP.max(1, keepdims=True)) / temperature
         weight_QP = np.exp(logits_QP)
         return np.asarray(weight_QP / weight_QP.sum(1, keepdims=True))
