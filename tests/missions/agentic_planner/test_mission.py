@@ -8,7 +8,8 @@ import torch
 
 from bem.base import BaseModel, load_base
 from bem.data import IGNORED
-from bem.planner import PlanSpace
+from bem.planner import MacroPolicy, PlanSpace
+from bem.sizing import count_parameters
 from bem.testing import write_tiny_base
 from missions.agentic_planner import contest, world
 from missions.agentic_planner.chains import (
@@ -30,7 +31,8 @@ from missions.agentic_planner.scoring import (
     token_f1,
     with_plans,
 )
-from missions.agentic_planner.skills import FUSED, batch_stream
+from missions.agentic_planner.skills import FUSED, adapter_config, batch_stream
+from missions.base_model import bundled_path
 from missions.data.tokenizer import MISSION_TOKENS
 from missions.local import LocalResult, run_local
 from missions.registry import mission_file
@@ -82,6 +84,19 @@ def test_profiles_resolve(profile: str) -> None:
     if profile == "laptop":
         assert resolved.examples.test >= 1000
         assert len(resolved.seeds) == 5
+
+
+def test_treatment_and_control_are_of_equal_size_on_the_bundled_base() -> None:
+    bundled = load_base(bundled_path())
+    laptop = Params.model_validate(load_spec(mission_file("A")).params)
+    policy = MacroPolicy.count_parameters(
+        PlanSpace(SKILLS, laptop.policy.horizon),
+        feature_size=3 * bundled.hidden_size,
+        width=laptop.policy.width,
+    )
+    experts = len(SKILLS) * count_parameters(adapter_config(laptop.skill), bundled)
+    fused = count_parameters(adapter_config(laptop.fused), bundled)
+    assert abs((experts + policy) / fused - 1) < 0.05
 
 
 def test_smoke_ends_with_every_arm_and_no_verdict(
