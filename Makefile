@@ -14,10 +14,8 @@ launch: $(STAMP)
 smoke: $(STAMP)
 	$(BIN)/python fleet.py launch --missions $(MISSIONS) --profile smoke
 
-# Ray's daemons did not start from a process that had run the rest of the suite; they get their own.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not ray"
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

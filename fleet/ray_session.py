@@ -79,6 +79,7 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
             os.environ.setdefault(name, value)
     import ray
 
+    _check_authentication()
     namespace = f"bem-fleet-{settings.paths.run_id}"
     folder: Path | None = None
     shared: dict[str, Any] = {
@@ -116,6 +117,23 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         ray.shutdown()
         if folder is not None:
             _keep_logs(folder, settings.paths.logs / "ray")
+
+
+def _check_authentication() -> None:
+    """Refuses a driver that imported Ray before this module had set the authentication mode.
+
+    Ray reads `RAY_AUTH_MODE` once, when it is imported. The daemons that such a driver starts
+    would ask for tokens that the driver does not send, and only a timeout would tell of it.
+    """
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    asked = os.environ["RAY_AUTH_MODE"]
+    if (get_authentication_mode() == AuthenticationMode.TOKEN) != (asked.lower() == "token"):
+        raise UnfitEnvironmentError(
+            f"Ray was imported before the launch, without RAY_AUTH_MODE={asked}: set it in the "
+            "environment of the process, or import ray after the launch has begun",
+            go_on="RAY_AUTH_MODE=token python ...",
+        )
 
 
 def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[Path, Any]:

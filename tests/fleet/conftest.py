@@ -12,6 +12,8 @@ import pytest
 FAKES = Path(__file__).resolve().parent
 ROOT = FAKES.parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray reads it once, when it is imported, and some tests import Ray before one launches it.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 if str(FAKES) not in sys.path:
     sys.path.insert(0, str(FAKES))
 
