@@ -125,10 +125,10 @@ def _check_authentication() -> None:
     Ray reads `RAY_AUTH_MODE` once, when it is imported. The daemons that such a driver starts
     would ask for tokens that the driver does not send, and only a timeout would tell of it.
     """
-    from ray._raylet import AuthenticationMode, get_authentication_mode
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     asked = os.environ["RAY_AUTH_MODE"]
-    if (get_authentication_mode() == AuthenticationMode.TOKEN) != (asked.lower() == "token"):
+    if is_token_auth_enabled() != (asked.lower() == "token"):
         raise UnfitEnvironmentError(
             f"Ray was imported before the launch, without RAY_AUTH_MODE={asked}: set it in the "
             "environment of the process, or import ray after the launch has begun",
