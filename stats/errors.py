@@ -6,6 +6,7 @@
     │   └── NonFiniteScoreError    NaN or infinity among the values
     ├── MissingCellsError      the grid of seeds x examples is not complete
     ├── DegenerateDataError    too few seeds or examples for the method that was asked for
+    ├── MagnitudeError         numbers too large or too small for double precision
     └── GateError              a gate cannot be evaluated on these scores as configured
 
 All of them take one message and pickle, because they cross processes.
@@ -36,6 +37,10 @@ class MissingCellsError(StatsError):
 
 class DegenerateDataError(StatsError):
     """Too few seeds or examples for the method that was asked for."""
+
+
+class MagnitudeError(StatsError):
+    """Numbers so large or so small that their squares leave double precision."""
 
 
 class GateError(StatsError):

@@ -15,6 +15,19 @@ seed m_s, per example m_i and overall m:
 seed component is positive the standard error equals that of the REML mixed model with crossed
 random effects, in closed form. Knows nothing of scores, gates or bootstraps.
 
+Units of unequal size (clusters of 3 and of 50 examples) have weights p_i that sum to 1, and the
+mean over examples is the ratio estimator m = sum_i p_i m_i. Its variance is the linearised one,
+the deviation of each unit weighted and corrected for having helped to place m. With q = sum p_i^2
+(1/q is the effective number of units), a_i = p_i^2 / (1 - 2 p_i + q), and the same weighted means
+inside the residuals r_si,
+
+    U = sum_i a_i (m_i - m)^2,   R = sum_i a_i sum_s r_si^2 / (S (S-1)),
+    T = sum_s (m_s - m)^2 / (S (S-1)),   V(m) = U + max(T - R, 0)
+
+and N - 1 becomes the degrees of freedom that U has under equal variances (Bell and McCaffrey
+2002; Satterthwaite): few large clusters carry the mean, so few degrees of freedom do. With equal
+weights all of it is the table above.
+
 Shapes: S seeds, N units (examples or clusters).
 """
 
@@ -28,10 +41,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-from stats.errors import DegenerateDataError
+from stats.errors import DegenerateDataError, MagnitudeError
 
 FloatArray = npt.NDArray[np.float64]
 Side = Literal["greater", "less"]
+
+LARGEST = 1e70
+SMALLEST = 1e-70
+"""Bounds of what can be analysed: fourth powers must neither overflow nor vanish."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +104,16 @@ class TwoWay:
         return float(stdtr(self.df, -t if side == "greater" else t))
 
 
-def two_way(values_SN: FloatArray) -> TwoWay:
+def two_way(values_SN: FloatArray, weights_N: FloatArray | None = None) -> TwoWay:
     """Analyses one complete grid.
+
+    Args:
+        weights_N: weight of each unit (its number of examples) in the mean; None: equal ones.
 
     Raises:
         DegenerateDataError: fewer than two seeds or two units: the variance that a new seed or
-            a new example brings cannot be known from one.
+            a new example brings cannot be known from one. Also NaN and infinite values.
+        MagnitudeError: values too large or too small to be squared in double precision.
     """
     values_SN = np.asarray(values_SN, dtype=np.float64)
     if values_SN.ndim != 2:
@@ -103,28 +124,29 @@ def two_way(values_SN: FloatArray) -> TwoWay:
             f"{num_seeds} seeds x {num_units} examples: at least 2 x 2 are needed to know what a "
             "new seed or a new example would change."
         )
-    if not np.isfinite(values_SN).all():
-        raise DegenerateDataError("The grid holds NaN or infinite values.")
-    seed_S = values_SN.mean(axis=1)
+    _check_magnitude(values_SN)
     # Constant grids must come out as exactly zero variance, not as rounding noise.
     first = values_SN[0, 0]
     centred_SN = values_SN - first
-    dev_S = centred_SN.mean(axis=1)
-    dev_N = centred_SN.mean(axis=0)
-    mean = float(centred_SN.mean())
-    ms_seed = num_units * float(np.sum((dev_S - mean) ** 2)) / (num_seeds - 1)
-    ms_unit = num_seeds * float(np.sum((dev_N - mean) ** 2)) / (num_units - 1)
-    residual_SN = centred_SN - dev_S[:, None] - dev_N[None, :] + mean
-    ms_residual = float(np.sum(residual_SN**2)) / ((num_seeds - 1) * (num_units - 1))
+    largest = float(np.abs(values_SN).max())
+    if weights_N is None:
+        squares = _equal_weights(centred_SN)
+        seed_S = values_SN.mean(axis=1)
+    else:
+        share_N = _shares(weights_N, num_units)
+        squares = _unequal_weights(centred_SN, share_N)
+        seed_S = values_SN @ share_N
     # Squares of rounding errors are not variance.
-    floor = (np.finfo(np.float64).eps * 8 * float(np.abs(values_SN).max())) ** 2
+    floor = (np.finfo(np.float64).eps * 8 * largest) ** 2
     ms_seed, ms_unit, ms_residual = (
         0.0 if square <= floor * max(num_seeds, num_units) else square
-        for square in (ms_seed, ms_unit, ms_residual)
+        for square in (squares.seed, squares.unit, squares.residual)
     )
-    variance, df = variance_of_mean(ms_seed, ms_unit, ms_residual, num_seeds, num_units)
+    variance, df = variance_of_mean(
+        ms_seed, ms_unit, ms_residual, num_seeds, num_units, unit_df=squares.unit_df
+    )
     return TwoWay(
-        estimate=float(first) + mean,
+        estimate=float(first) + squares.mean,
         standard_error=math.sqrt(variance),
         df=df,
         num_seeds=num_seeds,
@@ -138,15 +160,110 @@ def two_way(values_SN: FloatArray) -> TwoWay:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Squares:
+    """Mean of centred values and mean squares, on the scale V = (unit + seed part) / (S N)."""
+
+    mean: float
+    seed: float
+    unit: float
+    residual: float
+    unit_df: float
+
+
+def _equal_weights(centred_SN: FloatArray) -> _Squares:
+    num_seeds, num_units = centred_SN.shape
+    dev_S = centred_SN.mean(axis=1)
+    dev_N = centred_SN.mean(axis=0)
+    mean = float(centred_SN.mean())
+    residual_SN = centred_SN - dev_S[:, None] - dev_N[None, :] + mean
+    return _Squares(
+        mean=mean,
+        seed=num_units * float(np.sum((dev_S - mean) ** 2)) / (num_seeds - 1),
+        unit=num_seeds * float(np.sum((dev_N - mean) ** 2)) / (num_units - 1),
+        residual=float(np.sum(residual_SN**2)) / ((num_seeds - 1) * (num_units - 1)),
+        unit_df=num_units - 1,
+    )
+
+
+def _unequal_weights(centred_SN: FloatArray, share_N: FloatArray) -> _Squares:
+    num_seeds, num_units = centred_SN.shape
+    dev_S = centred_SN @ share_N
+    dev_N = centred_SN.mean(axis=0)
+    mean = float(dev_N @ share_N)
+    residual_SN = centred_SN - dev_S[:, None] - dev_N[None, :] + mean
+    concentration = float(share_N @ share_N)
+    own_N = 1.0 - 2.0 * share_N + concentration
+    factor_N = share_N**2 / own_N
+    cells = num_seeds * num_units
+    return _Squares(
+        mean=mean,
+        seed=num_units * float(np.sum((dev_S - mean) ** 2)) / (num_seeds - 1),
+        unit=cells * float(np.sum(factor_N * (dev_N - mean) ** 2)),
+        residual=num_units * float(np.sum(factor_N * residual_SN**2)) / (num_seeds - 1),
+        unit_df=_unit_df(share_N, factor_N, own_N, concentration),
+    )
+
+
+def _unit_df(
+    share_N: FloatArray, factor_N: FloatArray, own_N: FloatArray, concentration: float
+) -> float:
+    """Satterthwaite df of sum_i a_i (m_i - m)^2 for units of equal variance.
+
+    The deviations have covariance G_ij = [i = j] - p_i - p_j + q, and df = (sum_i a_i G_ii)^2 /
+    sum_ij a_i a_j G_ij^2; the double sum is expanded, so it costs O(N).
+    """
+    total = float(factor_N.sum())
+    first, second = float(factor_N @ share_N), float(factor_N @ share_N**2)
+    double = concentration**2 * total**2 + 2.0 * total * second + 2.0 * first**2
+    double -= 4.0 * concentration * total * first
+    diagonal = factor_N**2 * (own_N**2 - (own_N - 1.0) ** 2)
+    return float(factor_N @ own_N) ** 2 / (double + float(diagonal.sum()))
+
+
+def _shares(weights_N: FloatArray, num_units: int) -> FloatArray:
+    weights_N = np.asarray(weights_N, dtype=np.float64)
+    if weights_N.shape != (num_units,):
+        raise DegenerateDataError(f"{weights_N.shape} weights for {num_units} units.")
+    if not (np.isfinite(weights_N).all() and bool((weights_N > 0).all())):
+        raise DegenerateDataError("weights_N: expected finite weights above 0.")
+    shares_N: FloatArray = weights_N / weights_N.sum()
+    return shares_N
+
+
+def _check_magnitude(values_SN: FloatArray) -> None:
+    if not np.isfinite(values_SN).all():
+        raise DegenerateDataError("The grid holds NaN or infinite values.")
+    low, high = float(values_SN.min()), float(values_SN.max())
+    largest = max(abs(low), abs(high))
+    if largest > LARGEST or 0.0 < high / 2 - low / 2 < SMALLEST / 2:
+        raise MagnitudeError(
+            f"Values between {low!r} and {high!r}: their squares leave double precision, which "
+            f"needs absolute values below {LARGEST:g} and a range of 0 or above {SMALLEST:g}. "
+            "Give the metric another unit."
+        )
+
+
 def variance_of_mean(
-    ms_seed: float, ms_unit: float, ms_residual: float, num_seeds: int, num_units: int
+    ms_seed: float,
+    ms_unit: float,
+    ms_residual: float,
+    num_seeds: int,
+    num_units: int,
+    *,
+    unit_df: float | None = None,
 ) -> tuple[float, float]:
-    """Variance of the overall mean and its Satterthwaite degrees of freedom."""
+    """Variance of the overall mean and its Satterthwaite degrees of freedom.
+
+    Args:
+        unit_df: degrees of freedom of the units' mean square; None: N - 1.
+    """
     top = ms_unit + max(ms_seed - ms_residual, 0.0)
+    units = num_units - 1 if unit_df is None else unit_df
     bottom = (
         ms_seed**2 / (num_seeds - 1)
-        + ms_unit**2 / (num_units - 1)
-        + ms_residual**2 / ((num_seeds - 1) * (num_units - 1))
+        + ms_unit**2 / units
+        + ms_residual**2 / ((num_seeds - 1) * units)
     )
     df = max(top**2 / bottom, 1.0) if bottom > 0 else 1.0
     return top / (num_seeds * num_units), df
