@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,14 +20,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stats.errors import DuplicateCellError, MissingCellsError, NonFiniteScoreError, ScoreError
+from stats.canonical import COLUMNS, TEXT_COLUMNS, FloatArray, IntArray, canonical, ranked
+from stats.errors import MissingCellsError, ScoreError
 
-COLUMNS = ("arm", "seed", "example_id", "cluster_id", "metric", "value")
+__all__ = [
+    "COLUMNS",
+    "ArmGrid",
+    "FloatArray",
+    "IntArray",
+    "PairedGrid",
+    "ScoreTable",
+    "arm_grid",
+    "paired_grid",
+    "unit_means",
+]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-_TEXT_COLUMNS = ("metric", "arm", "example_id", "cluster_id")
 _NAMED_IN_ERRORS = 3
 
 
@@ -43,7 +50,7 @@ class ScoreTable:
     """Long table with the columns `COLUMNS`, sorted by metric, arm, seed, example_id."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", _canonical(self.frame))
+        object.__setattr__(self, "frame", canonical(self.frame))
 
     @classmethod
     def from_columns(
@@ -77,7 +84,7 @@ class ScoreTable:
         for name, column in columns.items():
             size = (
                 len(values)
-                if isinstance(column, str | int | float)
+                if isinstance(column, str | int | float | np.generic)
                 else len(cast(list[str], column))
             )
             if size != len(values):
@@ -107,8 +114,8 @@ class ScoreTable:
     def digest(self) -> str:
         """sha256 of the content; the same for every order of the rows."""
         digest = hashlib.sha256()
-        for name in _TEXT_COLUMNS:
-            codes, names = _codes(self.frame[name])
+        for name in TEXT_COLUMNS:
+            codes, names = ranked(self.frame[name])
             digest.update(json.dumps([name, names], ensure_ascii=True).encode())
             digest.update(codes.astype("<i8").tobytes())
         digest.update(self.frame["seed"].to_numpy(dtype="<i8").tobytes())
@@ -166,10 +173,17 @@ class ArmGrid:
     """Means within unit."""
     cell_values_SE: FloatArray
     """Values of the single examples, before averaging within clusters."""
+    unit_sizes_N: IntArray
+    """Examples in each unit."""
 
     @property
     def clustered(self) -> bool:
         return self.unit_ids != self.example_ids
+
+    @property
+    def weights_N(self) -> FloatArray | None:
+        """Weights of the units in the mean over examples; None where all are of one size."""
+        return _weights(self.unit_sizes_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -185,6 +199,13 @@ class PairedGrid:
     unit_ids: tuple[str, ...]
     treatment_SN: FloatArray
     control_SN: FloatArray
+    unit_sizes_N: IntArray
+    """Examples in each unit."""
+
+    @property
+    def weights_N(self) -> FloatArray | None:
+        """Weights of the units in the mean over examples; None where all are of one size."""
+        return _weights(self.unit_sizes_N)
 
     @property
     def difference_SN(self) -> FloatArray:
@@ -221,7 +242,7 @@ def arm_grid(
             f"Metric {metric!r}, arm {arm!r}: scores of seeds {list(present)}, "
             f"planned were {list(wanted)}."
         )
-    codes, names = _codes(block["example_id"])
+    codes, names = ranked(block["example_id"])
     num_seeds, num_examples = len(present), len(names)
     if len(block) != num_seeds * num_examples:
         raise MissingCellsError(_describe_holes(block, metric, arm, present, names))
@@ -236,7 +257,7 @@ def arm_grid(
             f"{sorted(set(cluster_SE[:, at]))}; expected one."
         )
     clusters = tuple(str(cluster) for cluster in cluster_SE[0])
-    unit_ids, values_SN = _average_clusters(cells_SE, tuple(names), clusters)
+    unit_ids, sizes_N, values_SN = unit_means(cells_SE, tuple(names), clusters)
     return ArmGrid(
         metric=metric,
         arm=arm,
@@ -246,6 +267,7 @@ def arm_grid(
         unit_ids=unit_ids,
         values_SN=values_SN,
         cell_values_SE=cells_SE,
+        unit_sizes_N=sizes_N,
     )
 
 
@@ -282,103 +304,28 @@ def paired_grid(
         unit_ids=first.unit_ids,
         treatment_SN=first.values_SN,
         control_SN=second.values_SN,
+        unit_sizes_N=first.unit_sizes_N,
     )
 
 
-def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ScoreError(f"Missing columns {missing}; expected {list(COLUMNS)}.")
-    columns: dict[str, object] = {}
-    order: dict[str, IntArray] = {}
-    for name in _TEXT_COLUMNS:
-        if bool(frame[name].isna().any()):
-            raise ScoreError(f"Column {name!r} has empty entries.")
-        codes, names = _codes(frame[name])
-        order[name] = codes
-        columns[name] = pd.Series(pd.Index(names, dtype="str").take(codes), name=name)
-    seeds = _seeds(frame["seed"])
-    values = _values(frame)
-    rows = np.lexsort((order["example_id"], seeds, order["arm"], order["metric"]))
-    same = np.ones(max(len(rows) - 1, 0), dtype=bool)
-    for key in (order["example_id"], seeds, order["arm"], order["metric"]):
-        same &= key[rows][1:] == key[rows][:-1]
-    if same.any():
-        rows = _collapse(rows, same, values, order["cluster_id"], columns, seeds)
-    columns["seed"], columns["value"] = seeds, values
-    sorted_frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
-    return sorted_frame.iloc[rows].reset_index(drop=True)
-
-
-def _collapse(
-    rows: npt.NDArray[np.intp],
-    same: npt.NDArray[np.bool_],
-    values: FloatArray,
-    clusters: IntArray,
-    columns: Mapping[str, object],
-    seeds: IntArray,
-) -> npt.NDArray[np.intp]:
-    """Keeps the first of each group of equal cells; raises where they disagree."""
-    first, second = rows[:-1][same], rows[1:][same]
-    unequal = (values[first] != values[second]) | (clusters[first] != clusters[second])
-    if unequal.any():
-        at, other = int(first[np.argmax(unequal)]), int(second[np.argmax(unequal)])
-        cell = {name: cast(pd.Series, columns[name]).iloc[at] for name in _TEXT_COLUMNS[:3]}
-        raise DuplicateCellError(
-            f"{int(unequal.sum())} cells came twice and disagree; first: {cell}, "
-            f"seed {int(seeds[at])}: values {values[at]!r} and {values[other]!r}, clusters "
-            f"{cast(pd.Series, columns['cluster_id']).iloc[at]!r} and "
-            f"{cast(pd.Series, columns['cluster_id']).iloc[other]!r}."
-        )
-    return rows[np.concatenate(([True], ~same))]
-
-
-def _codes(column: pd.Series) -> tuple[IntArray, list[str]]:
-    """Rank of each entry among the sorted distinct entries (as text), and those entries."""
-    codes, uniques = pd.factorize(column)
-    texts = [str(entry) for entry in uniques]
-    names = sorted(set(texts))
-    rank = {name: at for at, name in enumerate(names)}
-    lookup = np.array([rank[text] for text in texts], dtype=np.int64)
-    return lookup[codes] if len(names) else codes.astype(np.int64), names
-
-
-def _seeds(column: pd.Series) -> IntArray:
-    seeds = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = ~np.isfinite(seeds) | (seeds != np.floor(seeds))
-    if bad.any():
-        raise ScoreError(f"seed: expected integers, got {column.iloc[int(np.argmax(bad))]}.")
-    return seeds.astype(np.int64)
-
-
-def _values(frame: pd.DataFrame) -> FloatArray:
-    try:
-        values = frame["value"].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        kind = frame["value"].dtype
-        raise ScoreError(f"value: expected numbers, got a column of type {kind}.") from None
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = frame.iloc[int(np.argmax(bad))]
-        raise NonFiniteScoreError(
-            f"{int(bad.sum())} values are not finite; first: metric {row['metric']!r}, arm "
-            f"{row['arm']!r}, seed {row['seed']}, example {row['example_id']!r} is "
-            f"{values[int(np.argmax(bad))]}. Score a failed item, or run it again."
-        )
-    return values + 0.0
-
-
-def _average_clusters(
+def unit_means(
     cells_SE: FloatArray, example_ids: tuple[str, ...], cluster_ids: tuple[str, ...]
-) -> tuple[tuple[str, ...], FloatArray]:
+) -> tuple[tuple[str, ...], IntArray, FloatArray]:
+    """Names, sizes and per-seed means of the units: clusters where declared, else examples."""
     if cluster_ids == example_ids:
-        return example_ids, cells_SE
+        return example_ids, np.ones(len(example_ids), dtype=np.int64), cells_SE
     names = sorted(set(cluster_ids))
     rank = {name: at for at, name in enumerate(names)}
     codes_E = np.array([rank[cluster] for cluster in cluster_ids])
     sizes_N = np.bincount(codes_E, minlength=len(names))
     sums_SN = np.stack([np.bincount(codes_E, row, minlength=len(names)) for row in cells_SE])
-    return tuple(names), sums_SN / sizes_N
+    return tuple(names), sizes_N.astype(np.int64), sums_SN / sizes_N
+
+
+def _weights(sizes_N: IntArray) -> FloatArray | None:
+    if bool((sizes_N == sizes_N[0]).all()):
+        return None
+    return sizes_N.astype(np.float64)
 
 
 def _describe_holes(
