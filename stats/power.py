@@ -5,10 +5,13 @@ Works from variance components, of a pilot or of the run itself. Knows no gates 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from scipy.special import nctdtr, stdtrit
 
 from stats.errors import DegenerateDataError
@@ -18,7 +21,9 @@ from stats.twoway import VarianceComponents, variance_of_mean
 MAX_SEEDS = 100
 MAX_UNITS = 1_000_000
 RUN_COST_IN_EXAMPLES = 1000
-"""A training run is taken to cost as much as the evaluation of this many examples."""
+"""Without a measured cost: a training run costs as much as evaluating this many examples."""
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +33,17 @@ class Size:
     seeds: int
     units: int
     mde: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PowerCurve:
+    """Power against the number of seeds, one line a number of units."""
+
+    effect: float
+    """True distance from the margin."""
+    seeds_K: npt.NDArray[np.int64]
+    units_L: npt.NDArray[np.int64]
+    power_LK: FloatArray
 
 
 def expected_error(
@@ -89,18 +105,69 @@ def fewest_units(
     return _smallest(lambda units: _finds(components, num_seeds, units, effect, power), MAX_UNITS)
 
 
-def cheapest(components: VarianceComponents, effect: float, *, power: float = 0.8) -> Size | None:
-    """Cheapest grid that detects `effect`; cost is S x (N + `RUN_COST_IN_EXAMPLES`)."""
-    best: Size | None = None
+def power_curve(
+    components: VarianceComponents,
+    effect: float,
+    *,
+    seeds: Sequence[int],
+    units: Sequence[int],
+    alpha: float = 0.025,
+) -> PowerCurve:
+    """Power to find a true `effect`, for every number of seeds and units."""
+    if not seeds or not units or min(seeds) < 2 or min(units) < 2:
+        raise DegenerateDataError(f"A curve needs seeds and units >= 2, got {seeds}, {units}.")
+    power_LK = [
+        [
+            power_of(effect, *expected_error(components, num_seeds, num_units), alpha=alpha)
+            for num_seeds in seeds
+        ]
+        for num_units in units
+    ]
+    return PowerCurve(
+        effect=effect,
+        seeds_K=np.array(seeds, dtype=np.int64),
+        units_L=np.array(units, dtype=np.int64),
+        power_LK=np.array(power_LK, dtype=np.float64),
+    )
+
+
+def cheapest(
+    components: VarianceComponents,
+    effect: float,
+    *,
+    power: float = 0.8,
+    run_cost: float = RUN_COST_IN_EXAMPLES,
+) -> Size | None:
+    """Cheapest grid that detects `effect`.
+
+    Args:
+        run_cost: training one run costs as much as evaluating this many units, so that a grid
+            costs S x (N + run_cost).
+    """
+    found = cheapest_grid(
+        lambda seeds, units: _finds(components, seeds, units, effect, power), run_cost=run_cost
+    )
+    if found is None:
+        return None
+    return Size(seeds=found[0], units=found[1], mde=mde(components, *found, power=power))
+
+
+def cheapest_grid(
+    enough: Callable[[int, int], bool], *, run_cost: float = RUN_COST_IN_EXAMPLES
+) -> tuple[int, int] | None:
+    """(seeds, units) of least cost S x (N + run_cost) with `enough(seeds, units)`."""
+    best: tuple[int, int] | None = None
     best_cost = math.inf
     for num_seeds in range(2, MAX_SEEDS + 1):
-        if num_seeds * (2 + RUN_COST_IN_EXAMPLES) >= best_cost:
+        if num_seeds * (2 + run_cost) >= best_cost:
             break
-        units = fewest_units(components, num_seeds, effect, power=power)
-        if units is not None and num_seeds * (units + RUN_COST_IN_EXAMPLES) < best_cost:
-            best_cost = num_seeds * (units + RUN_COST_IN_EXAMPLES)
-            found = mde(components, num_seeds, units, power=power)
-            best = Size(seeds=num_seeds, units=units, mde=found)
+        # Only fewer units than this would be cheaper than what is known.
+        limit = MAX_UNITS
+        if best is not None:
+            limit = max(2, min(limit, math.ceil(best_cost / num_seeds - run_cost) - 1))
+        units = _smallest(functools.partial(enough, num_seeds), limit)
+        if units is not None and num_seeds * (units + run_cost) < best_cost:
+            best, best_cost = (num_seeds, units), num_seeds * (units + run_cost)
     return best
 
 

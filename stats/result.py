@@ -107,6 +107,9 @@ class GateResult:
     mde: float | None = None
     """Smallest distance from the margin detected with 80 % power at this size."""
     would_decide: WouldDecide | None = None
+    assumed: float | None = None
+    """True value of the estimate that sizes are planned for: the `min_point` where there is one,
+    no true difference for a margin, the estimate itself elsewhere."""
     components: VarianceComponents | None = None
     effects: tuple[EffectSize, ...] = ()
     seeds: tuple[int, ...] = ()

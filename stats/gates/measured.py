@@ -68,6 +68,7 @@ def measured(
         p_value=p_value,
         mde=inference.mde(context.alpha, context.power),
         would_decide=plan,
+        assumed=assumed[0] if assumed else None,
         components=analysis.components,
         seeds=grid.seeds,
         seed_estimates=analysis.seed_means,
