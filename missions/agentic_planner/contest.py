@@ -6,6 +6,7 @@ seed) is trained once here. It knows the mission's files and figures, not its ga
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +22,25 @@ from bem.injection import AdapterHost
 from bem.planner import MacroPolicy, PlanSpace, RewardTable, clone_behaviour
 from bem.training import TrainResult
 from missions.agentic_planner.chains import SKILLS, Chain, Marks, budgets, encode_chains
-from missions.agentic_planner.params import Params
+from missions.agentic_planner.costs import (
+    chain_training_flops,
+    policy_training_flops,
+    table_flops,
+)
+from missions.agentic_planner.executed import Executed, executed
+from missions.agentic_planner.params import Params, PolicyParams
 from missions.agentic_planner.scoring import PlanAnswers, Setting, em_table, run_plans
 from missions.agentic_planner.skills import (
     FUSED,
     SKILL_ADAPTERS,
     Log,
     add_adapters,
+    batch_stream,
     train_fused,
     train_skills,
 )
 from missions.agentic_planner.world import Item
-from missions.seeding import torch_generator
+from missions.seeding import numpy_generator, torch_generator
 
 _POLICY = "policy.safetensors"
 _CHOICE = "choice.json"
@@ -68,6 +76,22 @@ class Trained:
 
     host: AdapterHost
     result: TrainResult
+    """Of the last phase of training."""
+    train_flops: float
+    """Of all that was trained and run to train it (see costs)."""
+    cpu_s: float
+    """CPU seconds of the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Every plan of trained adapters on train queries."""
+
+    queries: Sequence[Chain]
+    answers: PlanAnswers
+    table: RewardTable
+    flops: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +102,11 @@ class Planner:
     result: TrainResult
     policy: MacroPolicy
     best_fixed: str
-    table: RewardTable
-    answers: PlanAnswers
-    """Of the train queries that were scored."""
+    scored: Scored
     cloned: int
     """Queries whose best plan was cloned: those that some plan solves."""
+    train_flops: float
+    cpu_s: float
 
 
 def build_planner(
@@ -95,41 +119,81 @@ def build_planner(
     should_stop: Callable[[], bool],
 ) -> Planner:
     """Trains the experts, scores every plan on train queries, clones the best plans."""
+    experts = build_experts(base, field, params, seed, log=log, should_stop=should_stop)
+    scored = score_plans(experts.host, field, params.policy, params.policy.queries)
+    return with_policy(experts, scored, params.policy, seed)
+
+
+def build_experts(
+    base: FrozenBase,
+    field: Ground,
+    params: Params,
+    seed: int,
+    *,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> Trained:
+    """Trains the three experts on gold chains."""
     host = AdapterHost(base)
     add_adapters(host, SKILL_ADAPTERS, params.skill, seed)
-    result = train_skills(host, field.pool, params.training, seed, log=log, should_stop=should_stop)
-    queries = field.train[: params.policy.queries]
-    answers = run_plans(host, queries, field.setting)
+    batches = batch_stream(lambda: field.pool, params.training.batch, _order(seed))
+    result = train_skills(host, batches, params.training, log=log, should_stop=should_stop)
+    items = params.training.steps * params.training.batch
+    flops = items * chain_training_flops(host, field.pool, fused=False)
+    return Trained(host=host, result=result, train_flops=flops, cpu_s=result.cpu_s)
+
+
+def score_plans(
+    host: AdapterHost, field: Ground, policy: PolicyParams, count: int, *, fused: bool = False
+) -> Scored:
+    """Runs every plan on the first `count` train queries."""
+    started, queries = time.process_time(), field.train[:count]
+    answers = run_plans(host, queries, field.setting, fused=fused)
     table = RewardTable(
-        space=field.setting.space,
-        score_QP=em_table(answers, queries),
-        step_cost=params.policy.step_cost,
+        space=field.setting.space, score_QP=em_table(answers, queries), step_cost=policy.step_cost
     )
+    flops = table_flops(host, answers, fused=fused)
+    return Scored(
+        queries=queries,
+        answers=answers,
+        table=table,
+        flops=flops,
+        cpu_s=time.process_time() - started,
+    )
+
+
+def with_policy(experts: Trained, scored: Scored, params: PolicyParams, seed: int) -> Planner:
+    """The experts under a policy that clones what their table says."""
+    started = time.process_time()
+    space, features_QF = scored.table.space, scored.answers.features_QF
     policy = MacroPolicy(
-        field.setting.space,
-        feature_size=answers.features_QF.shape[1],
-        width=params.policy.width,
+        space,
+        feature_size=features_QF.shape[1],
+        width=params.width,
         generator=torch_generator(seed, "agentic_planner", "init", "policy"),
-    ).to(base.device)
-    solvable = table.solvable()
+    ).to(features_QF.device)
+    solvable = scored.table.solvable()
     if solvable.any():
-        weights_QP = torch.from_numpy(table.plan_weights(params.policy.temperature)[solvable])
+        weights_QP = torch.from_numpy(scored.table.plan_weights(params.temperature)[solvable])
         clone_behaviour(
             policy,
-            answers.features_QF[torch.from_numpy(solvable).to(base.device)],
+            features_QF[torch.from_numpy(solvable).to(features_QF.device)],
             weights_QP,
-            steps=params.policy.steps,
-            lr=params.policy.lr,
-            weight_decay=params.policy.weight_decay,
+            steps=params.steps,
+            lr=params.lr,
+            weight_decay=params.weight_decay,
         )
+    cloned = int(solvable.sum())
+    cloning_flops = policy_training_flops(policy, cloned, params.steps)
     return Planner(
-        host=host,
-        result=result,
+        host=experts.host,
+        result=experts.result,
         policy=policy,
-        best_fixed=table.best_fixed(),
-        table=table,
-        answers=answers,
-        cloned=int(solvable.sum()),
+        best_fixed=scored.table.best_fixed(),
+        scored=scored,
+        cloned=cloned,
+        train_flops=experts.train_flops + scored.flops + cloning_flops,
+        cpu_s=experts.cpu_s + scored.cpu_s + time.process_time() - started,
     )
 
 
@@ -139,14 +203,48 @@ def build_fused(
     params: Params,
     seed: int,
     *,
+    scored: Scored | None,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> Trained:
-    """Trains the fused adapter on the same chains in the same order."""
+    """Trains the fused adapter; `scored`: the experts' table, which `outcomes: experts` needs."""
+    started = time.process_time()
+    training, tokenizer = params.fused_training, base.tokenizer
     host = AdapterHost(base)
     add_adapters(host, (FUSED,), params.fused, seed)
-    result = train_fused(host, field.pool, params.training, seed, log=log, should_stop=should_stop)
-    return Trained(host=host, result=result)
+
+    def known(table: Scored) -> Executed:
+        temperature, marks = params.policy.temperature, field.setting.marks
+        return executed(table.queries, table.answers, table.table, temperature, tokenizer, marks)
+
+    def fit(draw: Callable[[], Sequence[Chain]], steps: int, order: np.random.Generator) -> None:
+        nonlocal result, flops
+        batches = batch_stream(draw, training.batch, order)
+        result = train_fused(host, batches, training, steps=steps, log=log, should_stop=should_stop)
+        flops += steps * training.batch * chain_training_flops(host, draw(), fused=True)
+
+    result: TrainResult
+    flops = 0.0
+    rng = numpy_generator(seed, "agentic_planner", "outcomes")
+    if training.outcomes == "experts":
+        assert scored is not None, "the experts come first"
+        outcomes = known(scored)
+        fit(lambda: outcomes.among(field.pool, rng), training.steps, _order(seed))
+    else:
+        fit(lambda: field.pool, training.steps, _order(seed))
+    if training.outcomes == "own" and not result.stopped:
+        own = score_plans(host, field, params.policy, training.outcome_queries, fused=True)
+        flops += own.flops
+        solved = known(own)
+        if solved.chains:
+            fit(lambda: solved.draw(rng), training.outcome_steps, rng)
+    cpu_s = time.process_time() - started
+    return Trained(host=host, result=result, train_flops=flops, cpu_s=cpu_s)
+
+
+def _order(seed: int) -> np.random.Generator:
+    """The order of gold chains: the same for both sides."""
+    return numpy_generator(seed, "agentic_planner", "order")
 
 
 def save_adapters(host: AdapterHost, names: Sequence[str], folder: Path, seed: int) -> None:

@@ -4,19 +4,23 @@ FLOPs of a query: the base over all tokens that are processed (prompt, markers, 
 given, what they write; each once, because the cache is kept), the adapters over the tokens for
 which they are computed, the controllers over the prompt, the policy once a decision. Products only,
 a multiply-add is two. Retrieval is the same for all and left out.
+
+FLOPs of training, in the same terms: a trained token is two passes of the base (forward, and
+backward through its activations; frozen weights take no gradient) and three of what learns; a token
+that is only run, for a reward table, is one. Padding is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bem.adapters.generated import GeneratedAdapter
 from bem.injection import AdapterHost
 from bem.planner import MacroPolicy
-from missions.agentic_planner.chains import SKILL_NAMES, SKILLS
-from missions.agentic_planner.scoring import Answers
+from missions.agentic_planner.chains import SKILL_NAMES, SKILLS, Chain
+from missions.agentic_planner.scoring import Answers, PlanAnswers, gold_answers
 from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS
 
 
@@ -43,6 +47,41 @@ def fused_flops(host: AdapterHost, answers: Answers) -> float:
         total += host.base.forward_flops(batch=1, seq_len=sum(tokens_S))
         total += _adapter(host, FUSED, prompt, prompt + sum(acting_S))
     return total / len(answers.plans)
+
+
+def chain_training_flops(host: AdapterHost, chains: Sequence[Chain], *, fused: bool) -> float:
+    """Mean FLOPs of training on one of these chains."""
+    gold = gold_answers(chains)
+    passes = fused_flops(host, gold) if fused else planner_flops(host, gold, None)
+    lengths = gold.tokens_QS.sum(1).tolist()
+    base = float(np.mean([host.base.forward_flops(batch=1, seq_len=n) for n in lengths]))
+    return 2 * base + 3 * (passes - base)
+
+
+def table_flops(host: AdapterHost, answers: PlanAnswers, *, fused: bool) -> float:
+    """FLOPs of running every plan on every query; what two plans share counts once."""
+    space, total = answers.space, 0.0
+    prompts = answers.by_plan[space.plans[0]].tokens_QS[:, 0].tolist()
+    for prompt in prompts:
+        total += host.base.forward_flops(batch=1, seq_len=prompt)
+        names = (FUSED,) if fused else SKILL_ADAPTERS
+        total += sum(_adapter(host, name, prompt, prompt if fused else 0) for name in names)
+    for plan in space.plans:
+        found, column = answers.by_plan[plan], 1 + SKILLS.index(plan[-1])
+        name = FUSED if fused else SKILL_NAMES[plan[-1]]
+        ends = found.tokens_QS.sum(1)
+        starts = ends - found.tokens_QS[:, column]
+        acting = found.acting_QS[:, column].tolist()
+        for start, end, tokens in zip(starts.tolist(), ends.tolist(), acting, strict=True):
+            total += host.base.forward_flops(batch=1, seq_len=end)
+            total -= host.base.forward_flops(batch=1, seq_len=start)
+            total += _adapter(host, name, 0, tokens)
+    return total
+
+
+def policy_training_flops(policy: MacroPolicy, queries: int, steps: int) -> float:
+    """FLOPs of cloning: every prefix of every query, forward and backward."""
+    return 3 * steps * policy.forward_flops(queries * len(policy.space.prefixes))
 
 
 def mean_tokens(answers: Answers) -> Mapping[str, float]:

@@ -39,13 +39,14 @@ def keep_planner(
     """An artifact for every arm that uses the experts. FLOPs: the planner's on the gold chains of
     dev (`served_flops`: as it answers them), the others' on the scored train queries under the
     plans that they would take."""
-    host, table = planner.host, planner.table
+    host, table = planner.host, planner.scored.table
     answers = run_contestant(host, dev, field.setting, PolicyContestant(planner.policy))
     skill_params = host.num_trainable(*SKILL_ADAPTERS)
     policy_params = sum(p.numel() for p in planner.policy.parameters())
     shared = {
         "final_loss": planner.result.losses[-1],
-        "train_cpu_s": planner.result.cpu_s,
+        "train_cpu_s": planner.cpu_s,
+        "train_flops": planner.train_flops,
         "cloned_queries": float(planner.cloned),
         **train_em_figures(table.space.plans, table.score_QP.mean(0).tolist()),
         **code_figures(host, SKILL_ADAPTERS, dev, seed),
@@ -73,7 +74,7 @@ def keep_planner(
                 "served_flops": planner_flops(host, answers, planner.policy),
             }
         else:
-            flops = planner_flops(host, planner.answers.of(plans[rule]), None)
+            flops = planner_flops(host, planner.scored.answers.of(plans[rule]), None)
         plan = planner.best_fixed if rule == "fixed" else ""
         contest.save_choice(folder, rule, plan, field.setting)
         cost = ArmCost(
@@ -102,7 +103,8 @@ def keep_fused(
     own = run_contestant(host, dev, field.setting, FusedContestant(field.setting))
     shared = {
         "final_loss": fused.result.losses[-1],
-        "train_cpu_s": fused.result.cpu_s,
+        "train_cpu_s": fused.cpu_s,
+        "train_flops": fused.train_flops,
         **code_figures(host, (FUSED,), dev, seed),
     }
     artifacts = {}

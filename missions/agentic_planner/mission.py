@@ -88,7 +88,8 @@ class AgenticPlanner(Mission):
         by_rule = {_rule(spec, run): run for run in pack.runs}
         artifacts: dict[Run, Artifact] = {}
         policy: MacroPolicy | None = None
-        if set(by_rule) - {"fused"}:
+        scored: contest.Scored | None = None
+        if set(by_rule) - {"fused"} or params.fused_training.outcomes == "experts":
             runs = {rule: run for rule, run in by_rule.items() if rule in EXPERT_RULES}
             planner = contest.build_planner(
                 base,
@@ -98,8 +99,9 @@ class AgenticPlanner(Mission):
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
             )
-            artifacts |= keep_planner(planner, field, dev, runs, pack.seed, ctx)
-            policy = planner.policy
+            if runs:
+                artifacts |= keep_planner(planner, field, dev, runs, pack.seed, ctx)
+            policy, scored = planner.policy, planner.scored
             planner.host.detach()
         runs = {rule: run for rule, run in by_rule.items() if rule in FUSED_RULES}
         if runs:
@@ -108,6 +110,7 @@ class AgenticPlanner(Mission):
                 field,
                 params,
                 pack.seed,
+                scored=scored,
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
             )

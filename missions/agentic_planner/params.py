@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from missions.agentic_planner.queries import Operation
 
@@ -40,14 +40,37 @@ class AdapterParams(_Strict):
 
 
 class TrainingParams(_Strict):
-    """Training of the skills and of the fused adapter: the same for both."""
+    """Training on gold chains."""
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     lr: float = Field(gt=0)
-    marker_weight: float = Field(default=1.0, gt=0)
-    """Weight of a marker in the fused adapter's loss; every written token weighs 1."""
     bf16: bool = False
+
+
+class FusedTrainingParams(TrainingParams):
+    """Training of the fused adapter: on gold chains, and perhaps on outcomes."""
+
+    marker_weight: float = Field(default=1.0, gt=0)
+    """Weight of a marker in the loss; every written token weighs 1."""
+    outcomes: Literal["none", "experts", "own"] = "none"
+    """What it learns of executed plans. experts: on the train queries of the planner's reward table
+    it learns plans drawn by their reward there in place of the gold ones. own: after `steps` it
+    runs every plan itself, then learns for `outcome_steps` from its own right answers."""
+    outcome_queries: int = Field(default=0, ge=0)
+    """own: train queries on which it runs every plan."""
+    outcome_steps: int = Field(default=0, ge=0)
+    """own: steps after that."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FusedTrainingParams:
+        given = (self.outcome_queries > 0, self.outcome_steps > 0)
+        if given != (self.outcomes == "own",) * 2:
+            raise ValueError(
+                f"outcomes is {self.outcomes!r}, outcome_queries {self.outcome_queries} and "
+                f"outcome_steps {self.outcome_steps}; both are > 0 for 'own', 0 otherwise"
+            )
+        return self
 
 
 class PolicyParams(_Strict):
@@ -75,6 +98,8 @@ class Params(_Strict):
     fused: AdapterParams
     """The one adapter of the control."""
     training: TrainingParams
+    """Of the experts, together."""
+    fused_training: FusedTrainingParams
     policy: PolicyParams
     eval_rows: int = Field(default=128, ge=1)
     """Queries that run side by side when plans are scored."""

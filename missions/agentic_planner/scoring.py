@@ -90,15 +90,18 @@ class PlanAnswers:
         )
 
 
-def run_plans(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> PlanAnswers:
-    """Runs every plan on every query with the three skills of the host."""
+def run_plans(
+    host: AdapterHost, chains: Sequence[Chain], setting: Setting, *, fused: bool = False
+) -> PlanAnswers:
+    """Runs every plan on every query with the three skills of the host, or its fused adapter."""
+    acting, ready = ((FUSED,), ()) if fused else ((), SKILL_ADAPTERS)
     engine = ChunkEngine(host, separator_id=setting.marks.separator)
     space = setting.space
     found = {plan: _blank([plan] * len(chains)) for plan in space.plans}
     features: list[Tensor] = [torch.empty(0)] * len(chains)
     for index in _groups(chains, setting.rows):
         group = [chains[i] for i in index]
-        start = engine.prefill([c.prompt for c in group], acting=(), ready=SKILL_ADAPTERS)
+        start = engine.prefill([c.prompt for c in group], acting=acting, ready=ready)
         for i, feature_F in zip(index, start.features_BF, strict=True):
             features[i] = feature_F
         for answers in found.values():
@@ -109,9 +112,8 @@ def run_plans(host: AdapterHost, chains: Sequence[Chain], setting: Setting) -> P
             for skill in filter(None, space.legal(prefix)):
                 plan = prefix + skill
                 given = _given(group, skill, setting.marks, told)
-                chunk = engine.extend(
-                    walk, SKILL_NAMES[skill], given, max_new=setting.budget[skill]
-                )
+                adapter = FUSED if fused else SKILL_NAMES[skill]
+                chunk = engine.extend(walk, adapter, given, max_new=setting.budget[skill])
                 answers = found[plan]
                 if prefix:
                     answers.tokens_QS[index] = found[prefix].tokens_QS[index]
@@ -281,8 +283,8 @@ def with_plans(
 
 
 def gold_answers(chains: Sequence[Chain]) -> Answers:
-    """The gold chains as if they had been run."""
-    found = _blank([chain.item.query.plan for chain in chains])
+    """The chains (as a rule the gold ones) as if they had been run."""
+    found = _blank(["".join(c.skill for c in chain.chunks) for chain in chains])
     for row, chain in enumerate(chains):
         found.texts[row] = chain.item.query.answer
         found.tokens_QS[row, 0] = len(chain.prompt)

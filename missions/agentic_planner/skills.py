@@ -1,4 +1,4 @@
-"""Training of the two kinds of contestant on the same gold chains in the same order.
+"""Training of the two kinds of contestant on streams of chains.
 
 The planner's three experts are trained together: each acts on the positions of a chain where its
 skill writes (strength 1 there, 0 elsewhere). The fused adapter acts on all of these and on the last
@@ -31,8 +31,12 @@ from missions.agentic_planner.chains import (
     Marks,
     training_batch,
 )
-from missions.agentic_planner.params import AdapterParams, TrainingParams
-from missions.seeding import numpy_generator, torch_generator
+from missions.agentic_planner.params import (
+    AdapterParams,
+    FusedTrainingParams,
+    TrainingParams,
+)
+from missions.seeding import torch_generator
 
 FUSED = "fused"
 SKILL_ADAPTERS = tuple(SKILL_NAMES[skill] for skill in SKILLS)
@@ -70,43 +74,43 @@ def fused_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
 
 def train_skills(
     host: AdapterHost,
-    chains: Sequence[Chain],
+    batches: Iterator[list[Chain]],
     params: TrainingParams,
-    seed: int,
     *,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> TrainResult:
     """Trains the three experts of the host together."""
     host.train_only(*SKILL_ADAPTERS)
-    return _train(host, chains, params, seed, skill_routing, False, log, should_stop)
+    return _train(host, batches, params, params.steps, None, log, should_stop)
 
 
 def train_fused(
     host: AdapterHost,
-    chains: Sequence[Chain],
-    params: TrainingParams,
-    seed: int,
+    batches: Iterator[list[Chain]],
+    params: FusedTrainingParams,
     *,
+    steps: int,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> TrainResult:
-    """Trains the one adapter of the host."""
+    """Trains the one adapter of the host for `steps`."""
     host.train_only(FUSED)
-    return _train(host, chains, params, seed, fused_routing, True, log, should_stop)
+    return _train(host, batches, params, steps, params.marker_weight, log, should_stop)
 
 
 def _train(
     host: AdapterHost,
-    chains: Sequence[Chain],
+    batches: Iterator[list[Chain]],
     params: TrainingParams,
-    seed: int,
-    routing: Callable[[Batch, Tensor], RoutingContext],
-    learn_markers: bool,
+    steps: int,
+    marker_weight: float | None,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> TrainResult:
-    batches = batch_stream(chains, params.batch, numpy_generator(seed, "agentic_planner", "order"))
+    """`marker_weight` None: the experts, which learn no markers."""
+    learn_markers = marker_weight is not None
+    routing = fused_routing if learn_markers else skill_routing
     pad_id = pad_id_of(host.base.tokenizer)
     ids = list(Marks.of(host.base.tokenizer).marker.values())
     markers = torch.tensor(ids, device=host.base.device)
@@ -119,13 +123,13 @@ def _train(
         labels_N = batch.labels_BT[:, 1:]
         labels_N = labels_N[labels_N != IGNORED]
         nll_N = nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
-        weight_N = torch.where(torch.isin(labels_N, markers), params.marker_weight, 1.0)
+        weight_N = torch.where(torch.isin(labels_N, markers), marker_weight or 1.0, 1.0)
         return (nll_N * weight_N).sum() / weight_N.sum()
 
     return fit(
         step_loss,
         host.parameter_groups(lr=params.lr, controller_lr_scale=0.2),
-        steps=params.steps,
+        steps=steps,
         bf16=params.bf16,
         log=log,
         should_stop=should_stop,
@@ -133,12 +137,13 @@ def _train(
 
 
 def batch_stream(
-    chains: Sequence[Chain], batch: int, rng: np.random.Generator
+    draw: Callable[[], Sequence[Chain]], batch: int, rng: np.random.Generator
 ) -> Iterator[list[Chain]]:
-    """Endless batches: every chain once an epoch; a few batches' chains are sorted by length
-    together, so that little is padded, and their batches come in random order."""
-    size = min(batch, len(chains))
+    """Endless batches: every chain of a draw once an epoch; a few batches' chains are sorted by
+    length together, so that little is padded, and their batches come in random order."""
     while True:
+        chains = draw()
+        size = min(batch, len(chains))
         order = [int(i) for i in rng.permutation(len(chains))]
         for start in range(0, len(order), size * _BATCHES_SORTED_TOGETHER):
             group = sorted(
