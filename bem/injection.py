@@ -216,7 +216,7 @@ class AdapterHost(nn.Module):
         """Optimizer groups of everything trainable: factors at `lr`, controllers lower."""
         slow = {id(p) for n in self.adapters for p in self[n].controller_parameters()}
         parameters = [p for p in self.adapters.parameters() if p.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"name": "factors", "lr": lr, "params": [p for p in parameters if id(p) not in slow]},
             {
                 "name": "controller",
@@ -224,7 +224,31 @@ class AdapterHost(nn.Module):
                 "params": [p for p in parameters if id(p) in slow],
             },
         ]
-        return [group for group in groups if group["params"]]
+        groups = [group for group in groups if group["params"]]
+        trained = [self[n] for n in self.adapters if self[n].num_parameters()]
+        if groups and any(adapter.has_auxiliary_loss for adapter in trained):
+            groups[0]["auxiliary_loss"] = self.auxiliary_loss
+        if groups and any(adapter.has_after_step for adapter in trained):
+            groups[0]["after_step"] = self.after_step
+        return groups
+
+    def auxiliary_loss(self) -> Tensor:
+        """What the adapters of the last forward add to the task's loss (balance, entropy, ...).
+
+        `fit` adds it by itself to the groups of `parameter_groups`; other loops add it before
+        the backward. It is 0 where nothing asks for one, and counts the last forward only.
+        """
+        terms = [self[name].auxiliary_loss() for name in self._in_force]
+        asked = [term for term in terms if term is not None]
+        if not asked:
+            return torch.zeros((), device=self.base.device)
+        return torch.stack(asked).sum()
+
+    def after_step(self, step: int) -> None:
+        """Tell the adapters that act that optimiser step `step` is done. `fit` does it by itself;
+        other loops do it after the optimiser's step and before its gradients are cleared."""
+        for name in self._in_force:
+            self[name].after_step(step)
 
     def num_trainable(self, *names: str) -> int:
         """Trainable parameters of these adapters (none named: all)."""
@@ -252,10 +276,14 @@ class AdapterHost(nn.Module):
         names = self._selected if context.adapters is None else context.adapters
         past = kwargs.get("past_key_values")
         decoding = past is not None and past.get_seq_length() > 0
+        token_mask_BT = _token_mask(args, kwargs)
         acting = []
         for name in names:
             adapter = self[name]
             state = adapter.state
+            asked = adapter.has_auxiliary_loss and torch.is_grad_enabled()
+            state.auxiliary = [] if asked and adapter.num_parameters() else None
+            state.token_mask_BT = token_mask_BT
             strength = context.strength_of(name)
             state.strength, state.strength_rows = _strength(strength, decoding)
             if state.strength == 0.0:
@@ -389,6 +417,17 @@ def _as_adapter(module: nn.Module) -> Adapter:
 def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, leaf = path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+
+
+def _token_mask(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """True at this forward's real tokens; at decode the mask also covers the cached ones."""
+    mask_BT = kwargs.get("attention_mask")
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    if tokens is None:
+        tokens = kwargs.get("inputs_embeds")
+    if not isinstance(mask_BT, Tensor) or mask_BT.dim() != 2 or tokens is None:
+        return None
+    return mask_BT[:, -tokens.shape[1] :].bool()
 
 
 def _strength(strength: float | Tensor, decoding: bool) -> tuple[float, Tensor | None]:

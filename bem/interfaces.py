@@ -50,7 +50,15 @@ class AdapterConfig(BaseModel):
 class AdapterState:
     """What one forward pass tells the layers of one adapter. Shared by them, set by the host."""
 
-    __slots__ = ("code_map", "codes", "strength", "strength_rows", "trace")
+    __slots__ = (
+        "auxiliary",
+        "code_map",
+        "codes",
+        "strength",
+        "strength_rows",
+        "token_mask_BT",
+        "trace",
+    )
 
     def __init__(self) -> None:
         self.strength: float = 1.0
@@ -60,15 +68,32 @@ class AdapterState:
         """Sequence codes, one (B, 1, R) tensor a site."""
         self.code_map: Callable[[Tensor], Tensor] | None = None
         self.trace: list[Tensor] | None = None
+        self.auxiliary: list[Tensor] | None = None
+        """Where layers put their auxiliary loss terms; None where none are asked for."""
+        self.token_mask_BT: Tensor | None = None
+        """True at the real tokens of this forward, (B, T); None: there is no padding."""
 
     def snapshot(self) -> tuple[Any, ...]:
         """Everything, for `restore` when gradient checkpointing runs a layer again."""
-        return (self.strength, self.strength_rows, self.codes, self.code_map)
+        return (
+            self.strength,
+            self.strength_rows,
+            self.codes,
+            self.code_map,
+            self.token_mask_BT,
+        )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Back to a snapshot; a recomputed layer records no trace."""
-        self.strength, self.strength_rows, self.codes, self.code_map = snapshot
+        """Back to a snapshot; a recomputed layer records neither a trace nor a loss term."""
+        (
+            self.strength,
+            self.strength_rows,
+            self.codes,
+            self.code_map,
+            self.token_mask_BT,
+        ) = snapshot
         self.trace = None
+        self.auxiliary = None
 
 
 class AdapterLayer(nn.Module, ABC):
@@ -86,6 +111,10 @@ class Adapter(nn.Module, ABC):
     config_class: ClassVar[type[AdapterConfig]]
     starts_at_base: bool = True
     """Whether a new adapter leaves the base's output exactly as it was."""
+    has_auxiliary_loss: bool = False
+    """Whether training adds `auxiliary_loss` to the task's loss."""
+    has_after_step: bool = False
+    """Whether training calls `after_step`."""
     feature_layer: int | None = None
     """The decoder layer whose input `encode` reads at prefill; None: no sequence code."""
 
@@ -138,6 +167,15 @@ class Adapter(nn.Module, ABC):
     def controller_parameters(self) -> list[nn.Parameter]:
         """The parameters that decide on the code; they get a lower learning rate."""
         return []
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """The weighted sum of the terms that the last forward with gradients left, ready to be
+        added to the task's loss; None where there are none. Ask before the backward."""
+        terms = self.state.auxiliary
+        return torch.stack([term.float() for term in terms]).sum() if terms else None
+
+    def after_step(self, step: int) -> None:
+        """Called after optimiser step `step` (from 0), while its gradients are still there."""
 
     def factors(self, index: int) -> Factors:
         """The static delta at site `index`; a context-dependent adapter has none."""

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from bem.errors import InvalidInputError, NonFiniteLossError
 
+_CALLS = ("auxiliary_loss", "after_step")
+"""Keys of a group that are the loop's, not the optimiser's."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
@@ -58,7 +61,9 @@ def fit(
 
     Args:
         step_loss: draws its own batch (from its own generator) and returns a scalar loss.
-        groups: as from `AdapterHost.parameter_groups`.
+        groups: as from `AdapterHost.parameter_groups`. A group may carry `auxiliary_loss`, a call
+            that returns what is added to the loss of each step, and `after_step`, called with
+            the step after the optimiser's own and before gradients are cleared.
         warmup: steps of linear warm-up; None takes a twentieth of `steps`, at least one.
         floor: the cosine ends at this fraction of `lr`.
         clip: largest gradient norm over all groups; None leaves gradients alone.
@@ -74,8 +79,13 @@ def fit(
     if steps < 1:
         raise InvalidInputError(f"steps is {steps}; give at least 1.")
     warmup = max(1, steps // 20) if warmup is None else warmup
+    auxiliary = [group["auxiliary_loss"] for group in groups if "auxiliary_loss" in group]
+    after_step = [group["after_step"] for group in groups if "after_step" in group]
     optimizer = torch.optim.AdamW(
-        [dict(group) for group in groups], betas=betas, weight_decay=weight_decay, fused=True
+        [{k: v for k, v in group.items() if k not in _CALLS} for group in groups],
+        betas=betas,
+        weight_decay=weight_decay,
+        fused=True,
     )
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     device = parameters[0].device.type
@@ -91,6 +101,8 @@ def fit(
             group["lr"] = peak * factor
         with torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext():
             loss = step_loss(step)
+            for extra in auxiliary:
+                loss = loss + extra()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NonFiniteLossError(f"The loss of step {step} is {value}.")
@@ -99,6 +111,8 @@ def fit(
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"The gradient norm of step {step} is {norm}.")
         optimizer.step()
+        for call in after_step:
+            call(step)
         optimizer.zero_grad(set_to_none=True)
         losses.append(value)
         if log is not None and (step % log_every == 0 or step == steps - 1):
