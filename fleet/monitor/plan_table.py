@@ -83,6 +83,18 @@ def _power_line(mission: str, power: Mapping[str, Any]) -> str:
     )
 
 
+def _time_line(document: Mapping[str, Any]) -> str:
+    """Runs and expected time; a mission file with 0 CPU seconds has never been measured."""
+    runs = f"profile {document['profile']}: {document['runs']} runs"
+    unknown = [w["mission"] for w in document["missions"] if not w["expected_cpu_s"]]
+    if unknown:
+        return f"{runs}; time not known: not measured in this profile for {', '.join(unknown)}"
+    return (
+        f"{runs}, about {document['expected_cpu_s']:.0f} CPU s of missions, about "
+        f"{clock(document['expected_wall_s'])} on {document['slots']} worker slots here"
+    )
+
+
 def print_plan(document: dict[str, Any]) -> None:
     """The plan as a table."""
     console = Console()
@@ -94,32 +106,31 @@ def print_plan(document: dict[str, Any]) -> None:
         ("test items", "right"),
         ("per worker", "left"),
         ("CPU s", "right"),
-        ("primary gate", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for work in document["missions"]:
         need = work["per_worker"]
         gpus = f", {need['gpus']:g} GPU" if need["gpus"] else ""
         workers = f"{work['workers']} x " if work["workers"] > 1 else ""
-        primary = next(gate for gate in work["gates"] if gate["primary"])
-        versus = f" vs {primary['versus']}" if primary.get("versus") else ""
         table.add_row(
             f"{work['mission']} {work['title']}",
             f"{len(work['arms'])} x {len(work['seeds'])} = {work['runs']}",
             str(work["packs"]),
             f"{work['test_examples']:,}",
-            f"{workers}{need['cpus']:g} CPU{gpus}, {need['memory_mib']:,} MiB",
-            f"{work['expected_cpu_s']:.0f}",
-            f"{primary['kind']} on {primary['metric']}: {primary['treatment']}{versus}",
+            f"{workers}{need['cpus']:g} CPU{gpus}, {need['memory_mib'] / 1024:g} GiB",
+            f"{work['expected_cpu_s']:.0f}" if work["expected_cpu_s"] else "?",
         )
     console.print(table)
-    console.print(
-        f"profile {document['profile']}: {document['runs']} runs, about "
-        f"{document['expected_cpu_s']:.0f} CPU s of missions, about "
-        f"{clock(document['expected_wall_s'])} on {document['slots']} worker slots here",
-        markup=False,
-        highlight=False,
-    )
+    for work in document["missions"]:
+        primary = next(gate for gate in work["gates"] if gate["primary"])
+        versus = f" vs {primary['versus']}" if primary.get("versus") else ""
+        console.print(
+            f"{work['mission']} {primary['kind']}, {primary['metric']}: "
+            f"{primary['treatment']}{versus}",
+            markup=False,
+            highlight=False,
+        )
+    console.print(_time_line(document), markup=False, highlight=False)
     for work in document["missions"]:
         if work["power"]:
             console.print(_power_line(work["mission"], work["power"]), markup=False)
