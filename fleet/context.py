@@ -19,6 +19,7 @@ from fleet.monitor.scalars import ScalarBoard
 from missions.local import base_reference
 from missions.protocol import Context, Run
 from missions.spec import MissionSpec
+from missions.split_lock import SplitLock
 
 
 class WorkerContext(Context):
@@ -30,6 +31,7 @@ class WorkerContext(Context):
         workdir: Path,
         *,
         board: ScalarBoard,
+        lock: SplitLock,
         device: torch.device,
         stop: threading.Event,
         timed: Callable[[str, str], Any],
@@ -37,6 +39,7 @@ class WorkerContext(Context):
         self._spec = spec
         self._workdir = workdir
         self._board = board
+        self._lock = lock
         self._device = device
         self._stop = stop
         self._timed = timed
@@ -73,6 +76,10 @@ class WorkerContext(Context):
         ]
         with self._guard:
             self._points.extend(points)
+
+    @property
+    def lock(self) -> SplitLock:
+        return self._lock
 
     def should_stop(self) -> bool:
         return self._stop.is_set()

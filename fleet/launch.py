@@ -145,6 +145,7 @@ def _run(
     from fleet.monitor.snapshot import take
     from fleet.ray_session import RaySession
     from fleet.report import write
+    from fleet.split_reads import register
 
     paths = settings.paths
 
@@ -169,7 +170,12 @@ def _run(
                 on_tick=lambda reader, now: show(lambda: take(reader, now=time.time()), now),
             )
     except FleetError as error:
-        if not paths.ledger.is_file():
+        if paths.ledger.is_file():
+            try:
+                register(paths)  # what was seen before the end was seen
+            except FleetError as unregistered:
+                say(f"test reads not registered: {unregistered}")
+        else:
             _remove_if_empty(paths.root)
         error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
         raise

@@ -7,15 +7,23 @@ fields of `stats.report`, no statistics of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fleet.errors import NotFoundError
 from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
-from fleet.ledger.records import RunRow, Timing
+from fleet.ledger.records import Decision, RunRow, Timing
 from fleet.settings import RunPaths
+from fleet.split_reads import (
+    RegisterLine,
+    count_on_machine,
+    describe_freeze,
+    reads_in_run,
+    reads_sentence,
+    register,
+)
 from fleet.states import RunState
 from fleet.stats_actor import read_scores
 from fleet.verdicts import verdict_digest
@@ -51,7 +59,7 @@ def write(paths: RunPaths, *, wall_time_s: float | None = None) -> tuple[Path, d
             )
             for row in reader.missions()
         }
-        context = _context(reader, meta, wall_s)
+        context = _context(reader, meta, wall_s, register(paths), paths)
         document = _document(reader, meta, verdicts, wall_s, paths)
     scored: dict[str, ScoreTable] = {n: table for n, table in scores.items() if len(table)}
     page = write_report(paths.report.parent, verdicts, scored, context)
@@ -60,22 +68,26 @@ def write(paths: RunPaths, *, wall_time_s: float | None = None) -> tuple[Path, d
     return page, document
 
 
-def _context(reader: LedgerReader, meta: Mapping[str, Any], wall_s: float) -> ReportContext:
+def _context(
+    reader: LedgerReader,
+    meta: Mapping[str, Any],
+    wall_s: float,
+    reads: Sequence[RegisterLine],
+    paths: RunPaths,
+) -> ReportContext:
     infos: dict[str, MissionInfo] = {}
     extras: dict[str, list[Extra]] = {}
-    reads = [event.source for event in reader.events(limit=1_000_000) if "split read" in event.text]
+    links = reader.decisions()
     runs = reader.runs()
     for row in sorted(reader.missions(), key=lambda item: item.mission):
         spec = MissionSpec.model_validate_json(reader.spec_json(row.mission))
-        own = {run.run for run in runs if run.mission == row.mission}
         infos[row.mission] = MissionInfo(
             title=row.title,
             claim=spec.claim,
             spec_digest=row.spec_hash,
             data_digest=row.data_digest or "",
-            tuning="none in this launch: the arms' settings are those of the mission file, frozen "
-            "by hash before any data existed",
-            test_reads=sum(1 for source in reads if source in own),
+            tuning=describe_freeze(links, row.mission),
+            test_reads=_test_reads(reader, links, row.mission),
         )
         extras[row.mission] = [
             *(_extra(plain) for plain in reader.extras(row.mission)),
@@ -104,7 +116,25 @@ def _context(reader: LedgerReader, meta: Mapping[str, Any], wall_s: float) -> Re
         extras=extras,
         failures=_failures(reader, runs),
         notes=notes,
+        checklist=_integrity_lines(reads, paths),
     )
+
+
+def _test_reads(reader: LedgerReader, links: Sequence[Decision], mission: str) -> int | None:
+    """Reads of the test split; None for scores of the days when reads were not recorded."""
+    counted = reads_in_run(links, mission).count
+    return None if not counted and reader.results(mission) else counted
+
+
+def _integrity_lines(reads: Sequence[RegisterLine], paths: RunPaths) -> dict[str, str]:
+    """Checklist lines that only the ledger and the register beside it can answer."""
+    counted = [(line, count_on_machine(paths.root.parent, line)) for line in reads]
+    if not counted:
+        return {}
+    sentences = "; ".join(reads_sentence(line, here) for line, here in counted)
+    return {
+        "reads": f"test scores unlock for frozen arms only; every read is recorded. {sentences}"
+    }
 
 
 def _verdicts(reader: LedgerReader) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from fleet.ledger.records import Lease, RunResult
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
 from fleet.settings import RunPaths
+from fleet.split_lock import LedgerLock
 from fleet.worker_ledger import WorkerLedger
 from missions.protocol import Artifact, Mission, Pack, ReportTable, Run
 from missions.spec import MissionSpec
@@ -83,6 +84,7 @@ class Worker:
             self._spec,
             job.paths.work(job.mission),
             board=self._board,
+            lock=LedgerLock(ledger, self._attempt),
             device=device,
             stop=self._stop,
             timed=self._timed,
@@ -191,7 +193,6 @@ class Worker:
         self._ledger.end_pack(self._attempt, lease.pack)
 
     def _evaluate(self, mission: Mission, name: str, run: Run, artifact: Artifact) -> None:
-        self._ledger.event("info", name, "test split read")
         try:
             with self._timed("evaluate", name):
                 scores = mission.evaluate(self._spec, run, artifact, "test", self._ctx)

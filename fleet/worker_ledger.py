@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from fleet.ledger.records import Lease, Point, RunResult
+from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
 from fleet.policies import Cause
 
 LEDGER_ACTOR = "fleet-ledger"
@@ -28,6 +28,8 @@ class WorkerLedger(Protocol):
     def lease(self, attempt: str) -> Lease | None: ...
 
     def start_pack(self, attempt: str, pack: str) -> None: ...
+
+    def open_test(self, ticket: SplitTicket) -> None: ...
 
     def finish_run(self, attempt: str, result: RunResult) -> None: ...
 
@@ -87,6 +89,9 @@ class LedgerClient:
 
     def start_pack(self, attempt: str, pack: str) -> None:
         self.call("start_pack", attempt, pack)
+
+    def open_test(self, ticket: SplitTicket) -> None:
+        self.call("open_test", ticket)
 
     def finish_run(self, attempt: str, result: RunResult) -> None:
         self.call("finish_run", attempt, result)

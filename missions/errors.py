@@ -4,7 +4,8 @@ MissionError (ValueError)
 |-- SpecError            a mission file, profile or --set that cannot be accepted
 |-- UnknownMissionError  a mission id that is not registered
 |-- BaseBelowFloorError  the base model lacks a skill that the mission needs
-`-- LeakError            an item of test stands in a training stream
+|-- LeakError            an item of test stands in a training stream
+`-- LockedSplitError     test scores were asked for before the arm was frozen, or after it changed
 
 Each carries one line of text only, so that it survives pickling between processes.
 """
@@ -30,3 +31,7 @@ class BaseBelowFloorError(MissionError):
 
 class LeakError(MissionError):
     """A held-out item was found in a training stream."""
+
+
+class LockedSplitError(MissionError):
+    """Scores of the test split were asked for while the arm's settings were not frozen."""

@@ -23,4 +23,5 @@ def plan_of(spec: MissionSpec) -> MissionPlan:
             check_bytes="bytes" in spec.parity.check,
         ),
         withhold=spec.withhold_verdict,
+        clusters=spec.clusters,
     )

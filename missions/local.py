@@ -25,18 +25,23 @@ from missions.judging import plan_of
 from missions.protocol import Artifact, Context, Mission, Pack, Prepared, Run
 from missions.registry import load_mission, resolve
 from missions.spec import MissionSpec
+from missions.split_lock import LocalLock
 from stats.scores import ScoreTable
 from stats.verdict import ArmCost, MissionVerdict, judge
 
 
 class LocalContext(Context):
-    """Context of one mission in one process; keeps the logged scalars in memory."""
+    """Context of one mission in one process; keeps the logged scalars and test reads in memory.
+
+    The test split stays locked until `freeze` is called.
+    """
 
     def __init__(self, spec: MissionSpec, workdir: Path, device: torch.device) -> None:
         self._spec = spec
         self._workdir = workdir
         self._device = device
         self._base: FrozenBase | None = None
+        self._lock = LocalLock()
         self.logged: list[tuple[Run, int, dict[str, float]]] = []
 
     @property
@@ -63,6 +68,16 @@ class LocalContext(Context):
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         self.logged.append((run, step, dict(metrics)))
+
+    @property
+    def lock(self) -> LocalLock:
+        return self._lock
+
+    def freeze(self) -> None:
+        """Fixes the settings of every arm of the specification and so unlocks the test split."""
+        self._lock.freeze(
+            self._spec.id, {arm: self._spec.arm_digest(arm) for arm in self._spec.arms}
+        )
 
     def should_stop(self) -> bool:
         return False
@@ -98,6 +113,7 @@ def run_local(
 ) -> LocalResult:
     """Prepares, trains, evaluates on test and judges one mission in this process."""
     ctx = LocalContext(spec, workdir, device or torch.device("cpu"))
+    ctx.freeze()
     cpu_s: dict[str, float] = {}
     started = time.process_time()
 

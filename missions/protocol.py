@@ -7,17 +7,19 @@ cluster, and both hand it the same `Context`.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel
 
 from bem.base import BaseModel as FrozenBase
 from missions.spec import MissionSpec
+from missions.split_lock import SplitLock
 from stats.scores import ScoreTable
 from stats.verdict import ArmCost
 
@@ -127,17 +129,50 @@ class Context(ABC):
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars of a run (TensorBoard and ledger). Cheap, but not for every step."""
 
+    @property
+    @abstractmethod
+    def lock(self) -> SplitLock:
+        """Guards the scores of the test split; `Mission.evaluate` passes through it."""
+
     @abstractmethod
     def should_stop(self) -> bool:
         """True when the worker must leave soon; training loops ask between steps."""
 
 
+def _through_the_lock(evaluate: Callable[..., ScoreTable]) -> Callable[..., ScoreTable]:
+    """`evaluate` that asks the context's lock before it scores the test split."""
+
+    @functools.wraps(evaluate)
+    def locked(
+        self: Mission, spec: MissionSpec, run: Run, artifact: Artifact, split: Split, ctx: Context
+    ) -> ScoreTable:
+        if split == "test":
+            ctx.lock.open_test(
+                mission=run.mission,
+                arm=run.arm,
+                seed=run.seed,
+                arm_hash=spec.arm_digest(run.arm),
+            )
+        return evaluate(self, spec, run, artifact, split, ctx)
+
+    return locked
+
+
 class Mission(ABC):
-    """One research mission. Subclasses are final and live one a folder under `missions/`."""
+    """One research mission. Subclasses are final and live one a folder under `missions/`.
+
+    The `evaluate` of every subclass is put behind the context's lock when the class is made: a
+    sweep or a `train` that reaches for test scores is refused by the code, not by a convention.
+    """
 
     id: ClassVar[str]
     params_model: ClassVar[type[BaseModel]]
     """Pydantic model (`extra="forbid", frozen=True`) that parses `params:` of mission.yaml."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "evaluate" in cls.__dict__:
+            setattr(cls, "evaluate", _through_the_lock(cls.__dict__["evaluate"]))  # noqa: B010
 
     @abstractmethod
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
@@ -155,7 +190,11 @@ class Mission(ABC):
     def evaluate(
         self, spec: MissionSpec, run: Run, artifact: Artifact, split: Split, ctx: Context
     ) -> ScoreTable:
-        """Scores one run on one split: per-example rows, never means."""
+        """Scores one run on one split: per-example rows, never means.
+
+        Raises:
+            LockedSplitError: `test`, and the arm's settings are not the ones that were frozen.
+        """
 
     def report_extras(
         self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable

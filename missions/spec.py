@@ -91,6 +91,9 @@ class MissionSpec(_Strict):
     seeds: tuple[int, ...] = Field(min_length=1)
     data_seed: int = Field(default=20260101, ge=0)
     examples: ExamplesConfig
+    clusters: str = ""
+    """What makes test items dependent (document, stream, wrapper), or `independent`. Scores that
+    come in another way than declared make the mission INVALID; empty declares nothing."""
     arms: dict[str, ArmConfig] = Field(min_length=2)
     params: dict[str, Any] = Field(default_factory=dict)
     """Settings of the mission; parsed by its `params_model`."""

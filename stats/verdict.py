@@ -43,6 +43,9 @@ __all__ = [
     "judge_family",
 ]
 
+INDEPENDENT = "independent"
+"""Word for items that are not clustered."""
+
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "INVALID", "WITHHELD"]
 
 
@@ -61,6 +64,8 @@ class MissionPlan:
     parity: ParityRule
     withhold: str | None = None
     """Reason why this profile gives no verdict, or None."""
+    clusters: str = ""
+    """What the test items are clustered by, or `independent`; empty: not declared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +161,7 @@ def judge(
     problems = [
         *invalid,
         *_leaks(leak_report),
+        *_clusters(plan.clusters, gates, main),
         *(row.problem() for row in parity if row.checked and not row.ok),
     ]
     if main.decision != "INVALID" and 0 < main.num_examples < plan.num_examples_min:
@@ -249,6 +255,22 @@ def _leaks(leak_report: Mapping[str, int] | None) -> list[str]:
         for name, count in sorted((leak_report or {}).items())
         if count
     ]
+
+
+def _clusters(declared: str, gates: Sequence[GateResult], main: GateResult) -> list[str]:
+    """Where the scores come in other units than the plan declared."""
+    for gate in gates if declared == INDEPENDENT else ():
+        if gate.num_units < gate.num_examples:
+            return [
+                f"clusters: the plan says items are independent, but gate {gate.gate} has "
+                f"{gate.num_examples} items in {gate.num_units} clusters"
+            ]
+    if declared not in ("", INDEPENDENT) and 0 < main.num_examples == main.num_units:
+        return [
+            f"clusters: the plan says items come by {declared}, but every item of the primary "
+            "gate stands alone"
+        ]
+    return []
 
 
 def _combine(

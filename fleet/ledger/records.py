@@ -46,6 +46,20 @@ class RunResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SplitTicket:
+    """A request to score one run on the test split."""
+
+    ticket: str
+    """Made up by who asks, so that a request delivered twice counts once."""
+    run: str
+    arm_hash: str
+    """Hash of the settings that are about to be scored."""
+    attempt: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
     """A run as a reader sees it."""
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.errors import KeyConflictError, LedgerError
 from fleet.keys import canonical_digest, run_key
-from fleet.ledger import chain
+from fleet.ledger import chain, split_lock
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.files import store_by_content
-from fleet.ledger.records import Lease, Point, RunResult
+from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
 from fleet.ledger.transitions import Transitions
 from fleet.policies import Cause, LeaseVerdict, judge_lease
 from fleet.states import RunState
+from missions.errors import LockedSplitError
 
 if TYPE_CHECKING:
     from fleet.plan import CampaignPlan
@@ -236,10 +237,20 @@ class Ledger:
                 if state is RunState.LEASED:
                     self._inside.move(run, RunState.RUNNING, "", attempt)
 
+    def open_test(self, ticket: SplitTicket) -> None:
+        """Unlocks the test split for one evaluation and writes the read into the chain.
+
+        Raises:
+            LockedSplitError: the arm's settings are not the ones that were frozen.
+        """
+        with transaction(self._cx):
+            split_lock.open_for(self._cx, self._clock(), ticket)
+
     def finish_run(self, attempt: str, result: RunResult) -> None:
         """Stores a run's scores durably, registers them and moves the run to DONE.
 
         Raises:
+            LockedSplitError: scores that did not pass through `open_test`.
             KeyConflictError: the key holds another value already.
         """
         folder = self._path.parent / "scores"
@@ -260,6 +271,10 @@ class Ledger:
                     )
                 return
             self._inside.check_owner(attempt, pack)
+            if not split_lock.was_opened(self._cx, result.run, attempt):
+                raise LockedSplitError(
+                    f"Run {result.run}: scores came without a recorded read of the test split."
+                )
             self._cx.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_catalog import fake_spec
 
 from fleet.errors import IllegalMoveError, KeyConflictError, LedgerError, StorageError
 from fleet.ledger.database import has_writer, open_reader
 from fleet.ledger.reader import LedgerReader
-from fleet.ledger.records import Point, RunResult
+from fleet.ledger.records import Point, RunResult, SplitTicket
 from fleet.ledger.writer import Ledger
 from fleet.policies import Cause
 from fleet.states import RunState
+from missions.errors import LockedSplitError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,6 +59,26 @@ def result(run: str, content: bytes = b"scores", digest: str = "d") -> RunResult
     )
 
 
+def ticket(name: str, attempt: str = "a1", **changes: Any) -> SplitTicket:
+    arm = name.split("-")[1]
+    return SplitTicket(
+        **{
+            "ticket": f"{name}/{attempt}",
+            "run": name,
+            "arm_hash": fake_spec("F1").arm_digest(arm),
+            "attempt": attempt,
+            "host": "h",
+            "pid": 1,
+            **changes,
+        }
+    )
+
+
+def finish(ledger: Ledger, handed: RunResult, attempt: str = "a1") -> None:
+    ledger.open_test(ticket(handed.run, attempt))
+    ledger.finish_run(attempt, handed)
+
+
 def states(reader: LedgerReader, pack: str) -> set[RunState]:
     return {row.state for row in reader.runs() if row.pack == pack}
 
@@ -80,7 +102,7 @@ def test_a_pack_goes_through_its_life(ledger: Ledger, reader: LedgerReader, tmp_
     assert ledger.lease("a1") == lease, "a call delivered twice gives the same lease"
     ledger.start_pack("a1", lease.pack)
     for run in lease.missing:
-        ledger.finish_run("a1", result(run))
+        finish(ledger, result(run))
     ledger.end_pack("a1", lease.pack)
     assert states(reader, lease.pack) == {RunState.DONE}
     assert ledger.lease("a1").pack == "F1-s1"  # type: ignore[union-attr]
@@ -96,11 +118,11 @@ def test_same_key_same_value_once_and_other_value_alarms(
     ledger.record_data("F1", "data", {}, {})
     lease = ledger.lease("a1")
     ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
-    ledger.finish_run("a1", result("F1-treated-s0"))
-    ledger.finish_run("a1", result("F1-treated-s0"))
+    finish(ledger, result("F1-treated-s0"))
+    finish(ledger, result("F1-treated-s0"))
     assert len(reader.results()) == 1
     with pytest.raises(KeyConflictError, match="The first is kept"):
-        ledger.finish_run("a1", result("F1-treated-s0", b"other", "e"))
+        finish(ledger, result("F1-treated-s0", b"other", "e"))
     assert [row.scores_digest for row in reader.results()] == ["d"]
 
 
@@ -116,7 +138,7 @@ def test_illegal_moves_change_nothing(ledger: Ledger, reader: LedgerReader) -> N
     ledger.record_data("F1", "data", {}, {})
     lease = ledger.lease("a1")
     with pytest.raises(IllegalMoveError, match="LEASED -> DONE"):
-        ledger.finish_run("a1", result("F1-treated-s0"))
+        finish(ledger, result("F1-treated-s0"))
     assert reader.results() == []
     assert states(reader, lease.pack) == {RunState.LEASED}  # type: ignore[union-attr]
 
@@ -162,7 +184,7 @@ def test_finished_runs_survive_a_dead_worker(ledger: Ledger, reader: LedgerReade
     ledger.record_data("F1", "data", {}, {})
     lease = ledger.lease("a1")
     ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
-    ledger.finish_run("a1", result("F1-treated-s0"))
+    finish(ledger, result("F1-treated-s0"))
     begin(ledger, "a2")
     again = ledger.lease("a2")
     assert again is not None
@@ -213,6 +235,33 @@ def test_failures_keep_their_traceback(ledger: Ledger, reader: LedgerReader) -> 
     assert reader.events(level="error")[0].source == "F1-plain-s0"
     with pytest.raises(LedgerError, match="open runs"):
         ledger.end_pack("a1", lease.pack)  # type: ignore[union-attr]
+
+
+def test_the_test_split_opens_for_frozen_arms_only_and_every_read_is_a_link(
+    ledger: Ledger, reader: LedgerReader
+) -> None:
+    begin(ledger)
+    ledger.record_data("F1", "data", {}, {})
+    lease = ledger.lease("a1")
+    ledger.start_pack("a1", lease.pack)  # type: ignore[union-attr]
+    with pytest.raises(LockedSplitError, match="without a recorded read"):
+        ledger.finish_run("a1", result("F1-treated-s0"))
+    with pytest.raises(LockedSplitError, match="before any read"):
+        ledger.open_test(ticket("F1-treated-s0", arm_hash="0" * 64))
+    for _ in range(2):  # delivered twice, read once
+        ledger.open_test(ticket("F1-treated-s0"))
+    ledger.open_test(ticket("F1-treated-s0", ticket="a second look"))
+    with pytest.raises(LockedSplitError, match="after 2 reads of its test scores"):
+        ledger.open_test(ticket("F1-treated-s1", arm_hash="0" * 64))
+    with pytest.raises(LockedSplitError, match="without a recorded read"):
+        ledger.finish_run("a1", result("F1-plain-s0"))
+    with pytest.raises(LedgerError, match="no run 'F1-nobody-s0'"):
+        ledger.open_test(ticket("F1-treated-s0", run="F1-nobody-s0"))
+    ledger.finish_run("a1", result("F1-treated-s0"))
+    chain = reader.decisions()
+    assert [d.kind for d in chain] == ["freeze", "freeze", "test_read", "test_read"]
+    assert {(d.body["arm"], d.body["seed"]) for d in chain[2:]} == {("treated", 0)}
+    assert [row.run for row in reader.results()] == ["F1-treated-s0"]
 
 
 def test_metrics_come_in_batches_and_nan_is_told(ledger: Ledger, reader: LedgerReader) -> None:
@@ -364,7 +413,7 @@ def test_extras_are_made_once_and_only_for_a_complete_grid(
         assert not ledger.claim_extras("F1", "a1")
         ledger.start_pack("a1", lease.pack)
         for run in lease.missing:
-            ledger.finish_run("a1", result(run))
+            finish(ledger, result(run))
         ledger.end_pack("a1", lease.pack)
     assert ledger.claim_extras("F1", "a2")
     assert not ledger.claim_extras("F1", "a1")

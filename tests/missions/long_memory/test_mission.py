@@ -123,6 +123,8 @@ def test_a_worker_without_the_prepared_files_scores_the_same(tmp_path) -> None:
     with_files = LocalContext(spec, tmp_path / "a", torch.device("cpu"))
     without = LocalContext(spec, tmp_path / "b", torch.device("cpu"))
     mission.prepare(spec, with_files)
+    for ctx in (with_files, without):
+        ctx.freeze()
     run = Run(mission="E", arm="delta", seed=0)
     artifacts = mission.train(spec, Pack(name="p", runs=(run,)), with_files)
     tables = [
