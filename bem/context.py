@@ -2,7 +2,8 @@
 
 One `RoutingContext` belongs to one batch of sequences. It is used for a full forward, or for a
 prefill and all its decode steps: codes that were read off the prompt at prefill live in `cache`,
-beside the KV cache, so that decoding sees the same code. It knows neither models nor adapters.
+beside the KV cache, so that decoding sees the same code; what causal codes carry from one forward
+to the next lives in `streams`. It knows neither models nor adapters.
 
 Legend: B rows, T positions of one forward, F side features, S sites, R code size.
 """
@@ -16,6 +17,22 @@ from torch import Tensor
 
 Strength = float | Tensor
 """A number, or a tensor of shape (B,) or (B, T). 0 equals the base exactly."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """What an adapter with causal codes carries over, as the KV cache does keys and values."""
+
+    positions: int
+    """Positions seen so far, padding included: the length of the KV cache that it belongs to."""
+    tensors: Mapping[str, Tensor]
+    """The adapter's own state, rows first."""
+
+    def take(self, index: Tensor) -> Stream:
+        """The state of rows `index`."""
+        return Stream(
+            positions=self.positions, tensors={k: t[index] for k, t in self.tensors.items()}
+        )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -39,8 +56,15 @@ class RoutingContext:
     """Keep every code of the next forwards in `trace`."""
     cache: dict[str, Tensor] = field(default_factory=dict)
     """Sequence codes of the last prefill, by adapter name. Written by the host."""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    """State of causal codes after the last forward, by adapter name. Written by the host."""
     trace: dict[str, list[Tensor]] = field(default_factory=dict)
     """With `record`: by adapter name, codes in the order in which they were computed."""
+    site_codes: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    """With `record`: by adapter name and index of the site, the code of the last forward there,
+    (B, 1, R) or (B, T, R)."""
+    signals: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """With `record`: by adapter name, what else its controller said, with gradient."""
 
     def strength_of(self, name: str) -> Strength:
         """The strength of one adapter."""
@@ -68,4 +92,12 @@ class RoutingContext:
             code_map=self.code_map,
             record=self.record,
             cache={name: code[index] for name, code in self.cache.items()},
+            streams={name: stream.take(index) for name, stream in self.streams.items()},
         )
+
+    def reorder(self, index: Tensor) -> None:
+        """Rows `index` from now on, in place: what a beam search does to its KV cache."""
+        taken = self.take(index)
+        self.prefix_mask_BT, self.side_BF = taken.prefix_mask_BT, taken.side_BF
+        self.strength, self.codes = taken.strength, taken.codes
+        self.cache, self.streams = taken.cache, taken.streams

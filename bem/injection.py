@@ -22,6 +22,7 @@ from bem.context import RoutingContext
 from bem.errors import InvalidInputError, RoutingError
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
 from bem.registry import adapter_class
+from bem.streams import advance_stream, start_stream
 
 _NO_CONTEXT = RoutingContext()
 
@@ -291,8 +292,13 @@ class AdapterHost(nn.Module):
             acting.append(name)
             state.code_map = context.code_map
             state.trace = context.trace.setdefault(name, []) if context.record else None
+            state.site_codes = context.site_codes.setdefault(name, {}) if context.record else None
+            state.signals = context.signals.setdefault(name, {}) if context.record else None
             if adapter.feature_layer is not None:
-                self._start_codes(name, adapter, context, decoding)
+                if adapter.reads_prompt or name in context.codes:
+                    self._start_codes(name, adapter, context, decoding)
+                if adapter.streams:
+                    start_stream(name, adapter, context, kwargs, known=context is not _NO_CONTEXT)
         self._enforce(tuple(acting))
 
     def _start_codes(
@@ -325,6 +331,8 @@ class AdapterHost(nn.Module):
         if context is not _NO_CONTEXT:
             context.cache[name] = codes_BSR
         state.codes = adapter.spread(codes_BSR)
+        if state.site_codes is not None:
+            state.site_codes.update(enumerate(code.detach() for code in state.codes))
 
     def _observe(self, layer: int) -> None:
         if layer not in self._feature_hooks:
@@ -340,9 +348,13 @@ class AdapterHost(nn.Module):
         context = self._context
         for name in self._in_force:
             adapter = self[name]
-            if adapter.feature_layer != layer or adapter.state.codes or context is None:
+            if adapter.feature_layer != layer or context is None:
                 continue
             h_BTD: Tensor = (args[0] if args else kwargs["hidden_states"]).detach()
+            if adapter.streams:
+                advance_stream(name, adapter, context, h_BTD)
+            if adapter.state.codes or not adapter.reads_prompt:
+                continue
             mask_BT = context.prefix_mask_BT
             assert mask_BT is not None
             if mask_BT.shape != h_BTD.shape[:2]:

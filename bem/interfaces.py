@@ -52,8 +52,11 @@ class AdapterState:
 
     __slots__ = (
         "auxiliary",
+        "causal_codes",
         "code_map",
         "codes",
+        "signals",
+        "site_codes",
         "strength",
         "strength_rows",
         "token_mask_BT",
@@ -72,6 +75,12 @@ class AdapterState:
         """Where layers put their auxiliary loss terms; None where none are asked for."""
         self.token_mask_BT: Tensor | None = None
         """True at the real tokens of this forward, (B, T); None: there is no padding."""
+        self.causal_codes: Sequence[Tensor] = ()
+        """Causal codes, one (B, T, R) tensor a site, of adapters that stream."""
+        self.site_codes: dict[int, Tensor] | None = None
+        """The code at each site, where the routing context asks for a record."""
+        self.signals: dict[str, Tensor] | None = None
+        """What else a record holds, by name and with gradient (a confidence, an unfaded code)."""
 
     def snapshot(self) -> tuple[Any, ...]:
         """Everything, for `restore` when gradient checkpointing runs a layer again."""
@@ -81,6 +90,7 @@ class AdapterState:
             self.codes,
             self.code_map,
             self.token_mask_BT,
+            self.causal_codes,
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
@@ -91,9 +101,24 @@ class AdapterState:
             self.codes,
             self.code_map,
             self.token_mask_BT,
+            self.causal_codes,
         ) = snapshot
         self.trace = None
         self.auxiliary = None
+        self.site_codes = None
+        self.signals = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CausalCodes:
+    """Codes that change along the sequence, one for each chunk of it."""
+
+    codes_BKSR: Tensor
+    """The codes in force in the K chunks that these positions touch."""
+    chunk_BT: Tensor
+    """Which of the K is in force at each position."""
+    state: Mapping[str, Tensor]
+    """What the next forward needs, rows first."""
 
 
 class AdapterLayer(nn.Module, ABC):
@@ -116,7 +141,12 @@ class Adapter(nn.Module, ABC):
     has_after_step: bool = False
     """Whether training calls `after_step`."""
     feature_layer: int | None = None
-    """The decoder layer whose input `encode` reads at prefill; None: no sequence code."""
+    """The decoder layer whose input `encode` reads at prefill, and `advance` at every forward;
+    None: neither a sequence code nor a causal one."""
+    reads_prompt: bool = True
+    """With a feature layer: whether there is a sequence code (`encode`)."""
+    streams: bool = False
+    """With a feature layer: whether there are causal codes (`advance`)."""
 
     def __init__(self, config: AdapterConfig, sites: Sequence[Site], hidden_size: int) -> None:
         super().__init__()
@@ -159,6 +189,16 @@ class Adapter(nn.Module, ABC):
     def encode(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
         """The sequence code (B, S, R) from features of the prompt."""
         raise InvalidInputError(f"Adapter kind '{self.kind}' has no sequence code.")
+
+    def advance(
+        self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None
+    ) -> CausalCodes:
+        """Causal codes of these positions, and what the next forward needs to go on.
+
+        A position's code may depend on real tokens up to itself only. `past` is the state that the
+        last call returned, None at the first positions.
+        """
+        raise InvalidInputError(f"Adapter kind '{self.kind}' has no causal codes.")
 
     def spread(self, codes_BSR: Tensor) -> Sequence[Tensor]:
         """The code of each site, (B, 1, R), as its layer multiplies it in."""
