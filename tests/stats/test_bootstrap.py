@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from stats import naive
-from stats.bootstrap import CrossedResamples, _counts, bca_interval, crossed_bca
+from stats.bootstrap import CrossedResamples, bca_interval, crossed_bca
+from stats.bootstrap.draws import draw_counts
 from stats.errors import DegenerateDataError
 from stats.twoway import two_way
 
@@ -66,7 +67,7 @@ def test_closed_form_deviation_is_that_of_the_replicates():
 
 
 def test_counts_are_multinomial():
-    counts = _counts(np.random.default_rng(0), 4000, 7)
+    counts = draw_counts(np.random.default_rng(0), 4000, 7)
     assert (counts.sum(axis=1) == 7).all()
     assert counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.08)
     assert counts.var() == pytest.approx(6 / 7, rel=0.05)
