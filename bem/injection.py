@@ -285,6 +285,7 @@ class AdapterHost(nn.Module):
             asked = adapter.has_auxiliary_loss and torch.is_grad_enabled()
             state.auxiliary = [] if asked and adapter.num_parameters() else None
             state.token_mask_BT = token_mask_BT
+            state.recomputed = False
             strength = context.strength_of(name)
             state.strength, state.strength_rows = _strength(strength, decoding)
             if state.strength == 0.0:

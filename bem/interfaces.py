@@ -55,6 +55,7 @@ class AdapterState:
         "causal_codes",
         "code_map",
         "codes",
+        "recomputed",
         "signals",
         "site_codes",
         "strength",
@@ -73,6 +74,8 @@ class AdapterState:
         self.trace: list[Tensor] | None = None
         self.auxiliary: list[Tensor] | None = None
         """Where layers put their auxiliary loss terms; None where none are asked for."""
+        self.recomputed = False
+        """Whether gradient checkpointing runs the layers again: what they count is counted."""
         self.token_mask_BT: Tensor | None = None
         """True at the real tokens of this forward, (B, T); None: there is no padding."""
         self.causal_codes: Sequence[Tensor] = ()
@@ -91,10 +94,12 @@ class AdapterState:
             self.code_map,
             self.token_mask_BT,
             self.causal_codes,
+            self.auxiliary is not None,
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Back to a snapshot; a recomputed layer records neither a trace nor a loss term."""
+        """Back to a snapshot; a recomputed layer records no trace. It computes its loss term again,
+        since the same operations must run, but into a list that nobody reads."""
         (
             self.strength,
             self.strength_rows,
@@ -102,9 +107,11 @@ class AdapterState:
             self.code_map,
             self.token_mask_BT,
             self.causal_codes,
+            asked,
         ) = snapshot
+        self.recomputed = True
         self.trace = None
-        self.auxiliary = None
+        self.auxiliary = [] if asked else None
         self.site_codes = None
         self.signals = None
 
