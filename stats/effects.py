@@ -25,20 +25,34 @@ from stats.noncentral import noncentrality
 from stats.result import EffectSize
 
 FloatArray = npt.NDArray[np.float64]
-Unit = Literal["seeds", "examples"]
+Unit = Literal["seeds", "examples", "clusters"]
 
 
 def effect_sizes(
-    treatment_SN: FloatArray, control_SN: FloatArray, *, level: float = 0.95
+    treatment_SN: FloatArray,
+    control_SN: FloatArray,
+    *,
+    level: float = 0.95,
+    unit: Literal["examples", "clusters"] = "examples",
+    weights_N: FloatArray | None = None,
 ) -> tuple[EffectSize, ...]:
     """d_z over seeds, and d_z, d_av, d_pooled over examples (averaged over seeds).
 
     A size whose denominator is zero is left out.
+
+    Args:
+        unit: what the columns are; over clusters every cluster counts once, whatever its size.
+        weights_N: weights of the columns in the means of the seeds; None: equal ones.
     """
     difference_SN = treatment_SN - control_SN
     found: list[EffectSize] = []
-    by_seed = d_z(difference_SN.mean(axis=1), unit="seeds", level=level)
-    by_example = d_z(difference_SN.mean(axis=0), unit="examples", level=level)
+    seed_S = (
+        difference_SN.mean(axis=1)
+        if weights_N is None
+        else difference_SN @ (weights_N / weights_N.sum())
+    )
+    by_seed = d_z(seed_S, unit="seeds", level=level)
+    by_example = d_z(difference_SN.mean(axis=0), unit=unit, level=level)
     found += [size for size in (by_seed, by_example) if size is not None]
     if by_example is not None:
         deviation = _deviation(difference_SN.mean(axis=0))

@@ -1,7 +1,8 @@
 """Mean of a grid with everything a result shows: two-way t, calibrated BCa, MDE, exact rules.
 
 Knows no gate: it is handed a grid of values whose mean is the quantity of interest (paired
-differences, a linear contrast, one arm's scores) and gives the figures.
+differences, a linear contrast, one arm's scores) and gives the figures. Units of unequal size
+carry weights; the mean is then over examples and not over clusters.
 
 Shapes: S seeds, N units.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from stats.bootstrap import CrossedResamples, crossed_bca
 from stats.errors import DegenerateDataError
 from stats.power import cheapest, detectable, fewest_seeds, fewest_units
+from stats.ratios import weighted_mean_bca
 from stats.result import BootstrapInterval, Interval, WouldDecide
 from stats.scores import FloatArray
 from stats.twoway import Side, TwoWay, exact_bound, two_way
@@ -32,6 +34,8 @@ class MeanInference:
     bootstrap: BootstrapInterval | None
     value_range: tuple[float, float] | None
     """Least and largest value that a cell can take, where the exact bound was used."""
+    largest_share: float = 1.0
+    """Size of the largest unit over the mean size: how much more than its number a unit weighs."""
 
     @property
     def estimate(self) -> float:
@@ -50,21 +54,35 @@ class MeanInference:
             estimate = self.estimate
         if null >= estimate:
             return 1.0
-        # A share b of deviating units moves the mean by at most b (estimate - least).
-        share = min((estimate - null) / (estimate - least), 1.0)
+        # A share b of deviating units moves the mean by at most b (estimate - least), and by
+        # more where those that deviate are the largest.
+        share = min((estimate - null) / (estimate - least) / self.largest_share, 1.0)
         return float((1.0 - share) ** self.analysis.num_units)
 
     def mde(self, alpha: float, power: float) -> float | None:
-        """Smallest distance from a margin found with this power; None where nothing varied."""
-        if self.analysis.degenerate:
+        """Smallest distance from a margin found with this power; None where no interval exists.
+
+        Where nothing varied, the distance that the exact bound covers: it is found for certain
+        as long as nothing varies.
+        """
+        if not self.analysis.degenerate:
+            return detectable(
+                self.analysis.standard_error, self.analysis.df, alpha=alpha, power=power
+            )
+        if self.interval is None:
             return None
-        return detectable(self.analysis.standard_error, self.analysis.df, alpha=alpha, power=power)
+        return max(self.interval.high - self.estimate, self.estimate - self.interval.low)
 
     def would_decide(self, assumed: float, margin: float, power: float) -> WouldDecide | None:
-        """Sizes at which `margin` would be cleared with this power if `assumed` were true."""
+        """Sizes at which `margin` would be cleared with this power if `assumed` were true.
+
+        None where no interval exists, so that nothing is known of the variance.
+        """
         distance = abs(assumed - margin)
-        if self.analysis.degenerate or distance == 0.0:
-            return None
+        if self.analysis.degenerate:
+            return self._would_decide_exactly(margin)
+        if distance == 0.0:
+            return _no_size(assumed, "no size decides: the assumed value is the margin itself")
         parts = self.analysis.components
         seeds = fewest_seeds(parts, self.analysis.num_units, distance, power=power)
         units = fewest_units(parts, self.analysis.num_seeds, distance, power=power)
@@ -80,6 +98,31 @@ class MeanInference:
             ),
         )
 
+    def _would_decide_exactly(self, margin: float) -> WouldDecide | None:
+        """Units at which the exact bound clears the margin, if still nothing varies."""
+        if self.interval is None or self.value_range is None:
+            return None
+        end = self.value_range[0] if margin < self.estimate else self.value_range[1]
+        room = abs(end - self.estimate)
+        share = abs(margin - self.estimate) / (room * self.largest_share) if room else 0.0
+        if share == 0.0:
+            return _no_size(self.estimate, "no size decides: the estimate is the margin itself")
+        alpha = (1.0 - self.interval.level) / 2.0
+        units = 1 if share >= 1.0 else math.ceil(math.log(alpha) / math.log1p(-share))
+        # The bound must lie beyond the margin, not on it.
+        units += exact_bound(units, self.interval.level) >= share
+        return WouldDecide(
+            assumed=self.estimate,
+            seeds_at_these_examples=None,
+            examples_at_these_seeds=units,
+            cheapest_seeds=None,
+            cheapest_examples=None,
+            text=(
+                f"{self.analysis.num_seeds} seeds x {units:,}, if still nothing varies; more seeds "
+                "alone do not move this bound"
+            ),
+        )
+
 
 def infer_mean(
     values_SN: FloatArray,
@@ -87,6 +130,7 @@ def infer_mean(
     *,
     level: float = 0.95,
     value_range: tuple[float, float] | None = None,
+    weights_N: FloatArray | None = None,
 ) -> MeanInference:
     """Analyses one grid.
 
@@ -94,23 +138,26 @@ def infer_mean(
         value_range: least and largest value of a cell, where scores are binary. If all cells
             are equal the interval is then the exact bound: at most a share b = 1 -
             (alpha/2)^(1/N) of units can differ from what all of them showed, each by no more
-            than the range allows. It speaks of new examples, not of new seeds.
+            than the range allows. It speaks of new examples, not of new seeds. Where units
+            differ in size, the deviating ones are taken to be as large as the largest seen.
+        weights_N: sizes of the units where they differ; the mean is then over examples.
 
     Raises:
         DegenerateDataError: fewer than 2 seeds or 2 units.
     """
-    analysis = two_way(values_SN)
+    analysis = two_way(values_SN, weights_N)
     if not analysis.degenerate:
         low, high = analysis.interval(level)
         return MeanInference(
             analysis=analysis,
             interval=Interval(low=low, high=high, level=level, method=TWO_WAY),
-            bootstrap=_bootstrap(values_SN, resampler, level, analysis),
+            bootstrap=_bootstrap(values_SN, resampler, level, analysis, weights_N),
             value_range=None,
         )
     exact: Interval | None = None
+    largest = 1.0 if weights_N is None else float(weights_N.max() / weights_N.mean())
     if value_range is not None and bool((values_SN == values_SN[0, 0]).all()):
-        share = exact_bound(analysis.num_units, level)
+        share = min(exact_bound(analysis.num_units, level) * largest, 1.0)
         least, largest = value_range
         exact = Interval(
             low=analysis.estimate - share * (analysis.estimate - least),
@@ -123,41 +170,38 @@ def infer_mean(
         interval=exact,
         bootstrap=None,
         value_range=value_range if exact is not None else None,
-    )
-
-
-def log_ratio(
-    top_SN: FloatArray, bottom_SN: FloatArray, level: float = 0.95
-) -> tuple[float, Interval | None] | None:
-    """log(mean(top) / mean(bottom)) with a two-way interval by linearisation.
-
-    Returns:
-        None where either mean is not positive: the ratio is not estimable then, and is never
-        reported as a reduction of 100 %. The interval is None where nothing varies.
-    """
-    top, bottom = float(top_SN.mean()), float(bottom_SN.mean())
-    if top <= 0.0 or bottom <= 0.0:
-        return None
-    centre = math.log(top / bottom)
-    analysis = two_way(top_SN / top - bottom_SN / bottom)
-    if analysis.degenerate:
-        return centre, None
-    low, high = analysis.interval(level)
-    shift = centre - analysis.estimate
-    return centre, Interval(
-        low=low + shift, high=high + shift, level=level, method=f"{TWO_WAY}, linearised log ratio"
+        largest_share=largest,
     )
 
 
 def _bootstrap(
-    values_SN: FloatArray, resampler: CrossedResamples, level: float, analysis: TwoWay
+    values_SN: FloatArray,
+    resampler: CrossedResamples,
+    level: float,
+    analysis: TwoWay,
+    weights_N: FloatArray | None,
 ) -> BootstrapInterval | None:
     try:
+        if weights_N is not None:
+            return weighted_mean_bca(
+                values_SN, weights_N, resampler, level=level, analysis=analysis
+            )
         return crossed_bca(values_SN, resampler, level=level, analysis=analysis)
     except DegenerateDataError:
         # Few seeds and almost constant scores: all replicates on one side. The t interval, which
         # decides, exists; the report shows that the bootstrap one does not.
         return None
+
+
+def _no_size(assumed: float, text: str) -> WouldDecide:
+    return WouldDecide(
+        assumed=assumed,
+        seeds_at_these_examples=None,
+        examples_at_these_seeds=None,
+        cheapest_seeds=None,
+        cheapest_examples=None,
+        text=text,
+    )
 
 
 def _describe(

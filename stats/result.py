@@ -48,7 +48,7 @@ class EffectSize:
     """A standardised mean difference, Hedges-corrected, with its interval."""
 
     name: Literal["d_z", "d_av", "d_pooled"]
-    unit: Literal["seeds", "examples"]
+    unit: Literal["seeds", "examples", "clusters"]
     """What varies in the denominator."""
     value: float
     low: float

@@ -1,24 +1,27 @@
 """What every gate kind shares: the common settings, and the context it is evaluated in.
 
-Knows no single gate kind.
+Knows no single gate kind. The classes name what a kind reads: `GateBase` anything, `TwoArmGate`
+a treatment and a control, `MeanGate` a mean over seeds and examples, `PairedGate` both.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stats.bootstrap import CrossedResamples
 from stats.costs import ArmCost
 from stats.errors import GateError
+from stats.gates.wording import Scale, population
 from stats.result import Decision, GateResult
 from stats.scores import ArmGrid, FloatArray, PairedGrid, ScoreTable, arm_grid, paired_grid
 
 
-class GateBase(BaseModel):
+class GateBase(BaseModel, ABC):
     """Settings common to all gates. Subclasses add `kind` and their own margins."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,12 +45,45 @@ class GateBase(BaseModel):
     def kind_name(cls) -> str:
         return str(get_args(cls.model_fields["kind"].annotation)[0])
 
+    @abstractmethod
+    def quantity(self) -> str:
+        """What the gate estimates, in words, without the population that it runs over."""
+
+    @abstractmethod
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        """When the gate passes, in words, with its margins.
+
+        Args:
+            alpha: one-sided level of a single gate.
+        """
+
 
 class TwoArmGate(GateBase):
     """A gate that compares the treatment with one control."""
 
     versus: str = Field(min_length=1)
     """Control arm."""
+
+
+class MeanGate(GateBase):
+    """A gate about a mean over seeds and test items."""
+
+    average: Literal["examples", "clusters"] = "examples"
+    """What counts once where clusters differ in size: every test item, or every cluster."""
+
+    def weights(self, grid: ArmGrid | PairedGrid) -> FloatArray | None:
+        """Weights of the grid's units in the mean; None: all equal."""
+        return grid.weights_N if self.average == "examples" else None
+
+    def estimand(self, grid: ArmGrid | PairedGrid) -> str:
+        """The quantity and the population that it runs over."""
+        shape = (len(grid.seeds), len(grid.unit_ids))
+        sizes = grid.unit_sizes_N if grid.clustered else None
+        return f"{self.quantity()}, {population(shape, sizes, self.average)}"
+
+
+class PairedGate(MeanGate, TwoArmGate):
+    """A gate about the mean of something paired by seed and test item."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +123,7 @@ def identity(config: GateBase) -> dict[str, Any]:
         "kind": config.kind,
         "metric": config.metric,
         "treatment": config.treatment,
-        "versus": config.versus if isinstance(config, TwoArmGate) else "",
+        "versus": getattr(config, "versus", ""),
         "required": config.required,
         "primary": config.primary,
         "note": config.note,
@@ -95,15 +131,15 @@ def identity(config: GateBase) -> dict[str, Any]:
 
 
 def undecided(
-    config: GateBase, decision: Decision, reason: str, *, criterion: str = "", estimand: str = ""
+    config: GateBase, decision: Decision, reason: str, *, alpha: float = 0.025
 ) -> GateResult:
-    """The result of a gate that could not be computed."""
+    """The result of a gate that could not be computed: what it asks, and why there is no answer."""
     return GateResult(
         **identity(config),
         decision=decision,
         reason=reason,
-        criterion=criterion,
-        estimand=estimand,
+        criterion=config.rule(alpha=alpha),
+        estimand=f"{config.quantity()}; not estimated",
     )
 
 

@@ -1,7 +1,8 @@
 """Bound: a figure of one arm lies under or over a limit, with its interval.
 
-`decide_on: point` is for figures that are exact by construction (a plan length, a count of
-rollbacks in a deterministic run): it is shown as descriptive and carries no p-value.
+`decide_on: point` is for figures that are exact by construction or belong to a run and not to
+test items (a plan length, whether a burst was rolled back): it describes the runs that were made,
+so it carries no interval and no p-value, only the mean and the range over the seeds.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stats.gates.base import GateBase, GateContext, identity, is_binary, is_fraction
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import Scale, population, show, show_interval
+from stats.gates.base import GateContext, MeanGate, identity, is_binary, is_fraction
+from stats.gates.measured import mean, measured
+from stats.gates.wording import Scale, no_interval, show, show_interval
 from stats.inference import MeanInference, infer_mean
-from stats.result import Decision, GateResult, Interval, PassingSide
+from stats.result import Decision, GateResult, PassingSide
+from stats.scores import ArmGrid
 
 
-class Bound(GateBase):
+class Bound(MeanGate):
     """Passes when the interval of the arm's mean lies beyond the limit."""
 
     kind: Literal["bound"]
@@ -36,6 +38,30 @@ class Bound(GateBase):
             raise ValueError(f"lower ({self.lower}) must lie below upper ({self.upper})")
         return self
 
+    def quantity(self) -> str:
+        what = f"mean {self.metric} of {self.treatment}"
+        if self.decide_on == "point":
+            return f"{what} over the runs that were made (descriptive: no claim on new ones)"
+        return what
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        on_point = self.decide_on == "point"
+        equal = "=" if on_point else ""
+        wanted: list[str] = []
+        if self.lower is not None:
+            wanted.append(f">{equal} {show(self.lower, scale, unit='%')}")
+        if self.upper is not None:
+            wanted.append(f"<{equal} {show(self.upper, scale, unit='%')}")
+        return f"{'point (descriptive)' if on_point else 'interval'} {' and '.join(wanted)}"
+
+    def side(self) -> PassingSide:
+        if self.lower is not None and self.upper is not None:
+            return "within"
+        return "below" if self.lower is None else "above"
+
+    def limits(self) -> tuple[float, ...]:
+        return tuple(limit for limit in (self.lower, self.upper) if limit is not None)
+
 
 CONFIG = Bound
 
@@ -45,46 +71,17 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
     grid = context.arm(config.metric, config.treatment)
     values_SN = grid.values_SN
     scale: Scale = "fraction" if is_fraction(values_SN) else "raw"
-    limits = tuple(limit for limit in (config.lower, config.upper) if limit is not None)
-    side: PassingSide = (
-        "within" if len(limits) == 2 else "below" if config.lower is None else "above"
-    )
-    estimand = (
-        f"mean {config.metric} of {config.treatment}, {population(values_SN.shape, grid.clustered)}"
-    )
-    on_point = config.decide_on == "point"
-    if on_point and min(values_SN.shape) < 2:
-        # A figure of one seed, or one figure a run: nothing but the mean can be given.
-        estimate = float(values_SN.mean())
-        decision, reason = _decide_point(config, estimate)
-        return GateResult(
-            **identity(config),
-            decision=decision,
-            reason=f"{show(estimate, scale, unit='%')}: {reason}",
-            estimand=estimand,
-            criterion=_criterion(config, scale),
-            scale=scale,
-            passing_side=side,
-            margins=limits,
-            estimate=estimate,
-            treatment_mean=estimate,
-            seeds=grid.seeds,
-            seed_estimates=tuple(values_SN.mean(axis=1).tolist()),
-            num_examples=len(grid.example_ids),
-            num_units=values_SN.shape[1],
-            details={"decide_on": config.decide_on},
-        )
+    if config.decide_on == "point":
+        return _describe(config, grid, scale)
     inference = infer_mean(
         values_SN,
         context.resampler,
         level=context.level,
         value_range=(0.0, 1.0) if is_binary(values_SN) else None,
+        weights_N=config.weights(grid),
     )
-    if on_point:
-        decision, reason = _decide_point(config, inference.estimate)
-    else:
-        decision, reason = _decide(config, inference.interval)
-    nearest = min(limits, key=lambda limit: abs(limit - inference.estimate))
+    decision, reason = _decide(config, inference)
+    nearest = min(config.limits(), key=lambda limit: abs(limit - inference.estimate))
     return measured(
         config,
         context,
@@ -92,38 +89,58 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         inference,
         decision=decision,
         reason=f"{show_interval(inference, scale, unit='%')}: {reason}",
-        estimand=estimand,
-        criterion=_criterion(config, scale),
         scale=scale,
-        passing_side=side,
-        margins=limits,
-        p_value=None if on_point else _p_value(config, inference),
-        assumed=None if on_point else (inference.estimate, nearest),
+        passing_side=config.side(),
+        margins=config.limits(),
+        p_value=_p_value(config, inference),
+        assumed=(inference.estimate, nearest),
         details={"decide_on": config.decide_on},
     )
 
 
-def _criterion(config: Bound, scale: Scale) -> str:
-    on_point = config.decide_on == "point"
-    equal = "=" if on_point else ""
-    wanted: list[str] = []
-    if config.lower is not None:
-        wanted.append(f">{equal} {show(config.lower, scale, unit='%')}")
-    if config.upper is not None:
-        wanted.append(f"<{equal} {show(config.upper, scale, unit='%')}")
-    return f"{'point (descriptive)' if on_point else 'interval'} {' and '.join(wanted)}"
-
-
-def _decide_point(config: Bound, estimate: float) -> tuple[Decision, str]:
+def _describe(config: Bound, grid: ArmGrid, scale: Scale) -> GateResult:
+    """The mean of the runs against the limits, with the seeds' range instead of an interval."""
+    weights_N = config.weights(grid)
+    estimate = mean(grid.values_SN, weights_N)
+    seed_means = [mean(row_N[None, :], weights_N) for row_N in grid.values_SN]
     inside = (config.upper is None or estimate <= config.upper) and (
         config.lower is None or estimate >= config.lower
     )
-    return ("PASS", "within the limit") if inside else ("FAIL", "beyond the limit")
+    least, most = (show(limit(seed_means), scale, unit="%") for limit in (min, max))
+    runs = f"{len(seed_means)} runs" if len(seed_means) != 1 else "1 run"
+    spread = f"all {least}" if least == most else f"{least} to {most} by run"
+    return GateResult(
+        **identity(config),
+        decision="PASS" if inside else "FAIL",
+        reason=(
+            f"{show(estimate, scale, unit='%')} over {runs} ({spread}): "
+            f"{'within' if inside else 'beyond'} the limit"
+        ),
+        estimand=f"{config.quantity()}; {len(seed_means)} seeds x {_values(grid)}",
+        criterion=config.rule(scale),
+        scale=scale,
+        passing_side=config.side(),
+        margins=config.limits(),
+        estimate=estimate,
+        treatment_mean=estimate,
+        seeds=grid.seeds,
+        seed_estimates=tuple(seed_means),
+        num_examples=len(grid.example_ids),
+        num_units=len(grid.unit_ids),
+        details={"decide_on": config.decide_on, "seed_range": [min(seed_means), max(seed_means)]},
+    )
 
 
-def _decide(config: Bound, interval: Interval | None) -> tuple[Decision, str]:
+def _values(grid: ArmGrid) -> str:
+    """`2 values a run`."""
+    num = len(grid.example_ids)
+    return f"{num:,} value{'' if num == 1 else 's'} a run"
+
+
+def _decide(config: Bound, inference: MeanInference) -> tuple[Decision, str]:
+    interval = inference.interval
     if interval is None:
-        return "INVALID", ZERO_VARIATION.format(what="the score is the same everywhere")
+        return "INVALID", no_interval(inference, "the score")
     under = config.upper is None or interval.high < config.upper
     over = config.lower is None or interval.low > config.lower
     if under and over:

@@ -2,32 +2,42 @@
 
 "At least 30 % fewer violations" is mean(Y_t) < 0.7 mean(Y_c), tested as the linear contrast
 mean(Y_t - 0.7 Y_c) < 0 with the two-way t: the same claim as the ratio, without its pole. The
-log-ratio interval stands beside it. A control without events leaves nothing to reduce: "not
-estimable", never a reduction of 100 %.
+log-ratio interval and the BCa interval of the ratio stand beside it. A control without events
+leaves nothing to reduce: "not estimable", never a reduction of 100 %.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from stats.errors import GateError
-from stats.gates.base import GateContext, TwoArmGate, is_binary, is_fraction
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import Scale, population, show_interval
-from stats.inference import infer_mean, log_ratio
-from stats.result import Decision, GateResult, Interval
-from stats.scores import PairedGrid
+from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
+from stats.gates.measured import measured
+from stats.gates.wording import Scale, no_interval, ratio_details, show_interval
+from stats.inference import MeanInference, infer_mean
+from stats.ratios import RatioInference, infer_ratio
+from stats.result import Decision, GateResult
 
 
-class Contrast(TwoArmGate):
+class Contrast(PairedGate):
     """Passes when the upper bound of mean(Y_t - ratio Y_c) lies below 0."""
 
     kind: Literal["contrast"]
     ratio: float = Field(gt=0, allow_inf_nan=False)
     """0.7 claims at least 30 % fewer."""
+
+    def quantity(self) -> str:
+        return (
+            f"mean of {self.metric}({self.treatment}) - {self.ratio:g} x "
+            f"{self.metric}({self.versus})"
+        )
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        if self.ratio >= 1.0:
+            return f"upper < 0, that is, below {self.ratio:g} x the control"
+        return f"upper < 0, that is, at least {100 - 100 * self.ratio:.4g}% lower than the control"
 
 
 CONFIG = Contrast
@@ -51,10 +61,13 @@ def evaluate(config: Contrast, context: GateContext) -> GateResult:
         context.resampler,
         level=context.level,
         value_range=(-config.ratio, 1.0) if binary else None,
+        weights_N=config.weights(grid),
     )
-    decision, reason = _decide(inference.interval, no_events)
-    details = _reduction(grid, context.level)
-    shown = details["text"]
+    decision, reason = _decide(inference, no_events)
+    ratio = infer_ratio(
+        *arms, context.resampler, level=context.level, weights_N=config.weights(grid)
+    )
+    shown = _shown(ratio, no_events)
     return measured(
         config,
         context,
@@ -62,24 +75,20 @@ def evaluate(config: Contrast, context: GateContext) -> GateResult:
         inference,
         decision=decision,
         reason=f"contrast {show_interval(inference, scale)}, {shown}: {reason}",
-        estimand=(
-            f"mean of {config.metric}({config.treatment}) - {config.ratio:g} x "
-            f"{config.metric}({config.versus}), {population(values_SN.shape, grid.clustered)}"
-        ),
-        criterion=f"upper < 0, that is, at least {1 - config.ratio:.0%} lower than the control",
         scale=scale,
         passing_side="below",
         margins=(0.0,),
         p_value=inference.p_value(0.0, "less"),
         assumed=(inference.estimate, 0.0),
-        details=details,
+        details={**ratio_details(ratio, "reduction"), "text": shown},
     )
 
 
-def _decide(interval: Interval | None, no_events: bool) -> tuple[Decision, str]:
+def _decide(inference: MeanInference, no_events: bool) -> tuple[Decision, str]:
+    interval = inference.interval
     if interval is None:
-        what = "the control has no events" if no_events else "the contrast is the same everywhere"
-        return "INVALID", ZERO_VARIATION.format(what=what)
+        events = "the control has no events, and " if no_events else ""
+        return "INVALID", events + no_interval(inference, "the contrast")
     if interval.high < 0:
         return "PASS", "the upper bound lies below 0"
     if interval.low >= 0:
@@ -89,27 +98,12 @@ def _decide(interval: Interval | None, no_events: bool) -> tuple[Decision, str]:
     return "INCONCLUSIVE", "the interval holds 0"
 
 
-def _reduction(grid: PairedGrid, level: float) -> dict[str, Any]:
-    """1 - ratio of means with the interval from the log ratio, or why there is none."""
-    found = log_ratio(grid.treatment_SN, grid.control_SN, level)
-    if found is None:
-        arm = "control" if not bool(grid.control_SN.any()) else "treatment"
-        return {
-            "reduction": None,
-            "reduction_interval": None,
-            "text": f"reduction not estimable ({arm} has no events)",
-        }
-    centre, interval = found
-    reduction = -math.expm1(centre)
-    if interval is None:
-        return {
-            "reduction": reduction,
-            "reduction_interval": None,
-            "text": f"{reduction:.1%} lower",
-        }
-    limits = [-math.expm1(interval.high), -math.expm1(interval.low)]
-    return {
-        "reduction": reduction,
-        "reduction_interval": limits,
-        "text": f"reduction {reduction:.1%} [{limits[0]:.1%}, {limits[1]:.1%}]",
-    }
+def _shown(found: RatioInference, no_events: bool) -> str:
+    if found.ratio is None:
+        arm = "control" if no_events else "treatment"
+        return f"reduction not estimable ({arm} has no events)"
+    reduction = 1.0 - found.ratio
+    if found.interval is None:
+        return f"{reduction:.1%} lower"
+    low, high = 1.0 - found.interval.high, 1.0 - found.interval.low
+    return f"reduction {reduction:.1%} [{low:.1%}, {high:.1%}]"

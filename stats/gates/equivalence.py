@@ -14,14 +14,14 @@ import numpy as np
 from pydantic import Field
 
 from stats.errors import GateError
-from stats.gates.base import GateContext, TwoArmGate
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import population
-from stats.inference import infer_mean
-from stats.result import Decision, GateResult, Interval
+from stats.gates.base import GateContext, PairedGate
+from stats.gates.measured import measured
+from stats.gates.wording import Scale, no_interval
+from stats.inference import MeanInference, infer_mean
+from stats.result import Decision, GateResult
 
 
-class Equivalence(TwoArmGate):
+class Equivalence(PairedGate):
     """Passes when the interval of the mean log ratio lies within the margin."""
 
     kind: Literal["equivalence"]
@@ -29,6 +29,16 @@ class Equivalence(TwoArmGate):
     """Largest |log(treatment / control)|; 0.1398 is +15 %."""
     sided: Literal["both", "upper"] = "both"
     """upper: only a treatment above the margin fails."""
+
+    def quantity(self) -> str:
+        return (
+            f"mean log ratio of {self.metric}, {self.treatment} over {self.versus}, paired by seed "
+            "and item"
+        )
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        low = f"{math.exp(-self.log_ratio_margin):.3f} < " if self.sided == "both" else ""
+        return f"{low}ratio < {math.exp(self.log_ratio_margin):.3f} with its whole interval"
 
 
 CONFIG = Equivalence
@@ -43,9 +53,11 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
             f"Gate {config.id!r}: a log ratio needs values > 0, {config.metric!r} holds {least}."
         )
     values_SN = np.log(grid.treatment_SN) - np.log(grid.control_SN)
-    inference = infer_mean(values_SN, context.resampler, level=context.level)
+    inference = infer_mean(
+        values_SN, context.resampler, level=context.level, weights_N=config.weights(grid)
+    )
     margin = config.log_ratio_margin
-    decision, verdict = _decide(config, inference.interval)
+    decision, verdict = _decide(config, inference)
     ratio = math.exp(inference.estimate)
     limits = None
     if inference.interval is not None:
@@ -53,7 +65,6 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
     upper = inference.p_value(margin, "less")
     lower = inference.p_value(-margin, "greater") if config.sided == "both" else 0.0
     shown = f"ratio {ratio:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
-    low_text = f"{math.exp(-margin):.3f} < " if config.sided == "both" else ""
     return measured(
         config,
         context,
@@ -61,11 +72,6 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
         inference,
         decision=decision,
         reason=f"{shown}: {verdict}",
-        estimand=(
-            f"mean log ratio of {config.metric}, {config.treatment} over {config.versus}, paired "
-            f"by seed and item, {population(values_SN.shape, grid.clustered)}"
-        ),
-        criterion=f"{low_text}ratio < {math.exp(margin):.3f} with its whole interval",
         scale="raw",
         passing_side="within" if config.sided == "both" else "below",
         margins=(-margin, margin) if config.sided == "both" else (margin,),
@@ -75,10 +81,10 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
     )
 
 
-def _decide(config: Equivalence, interval: Interval | None) -> tuple[Decision, str]:
-    margin = config.log_ratio_margin
+def _decide(config: Equivalence, inference: MeanInference) -> tuple[Decision, str]:
+    margin, interval = config.log_ratio_margin, inference.interval
     if interval is None:
-        return "INVALID", ZERO_VARIATION.format(what="the ratio is the same everywhere")
+        return "INVALID", no_interval(inference, "the log ratio")
     below = interval.high < margin
     above = interval.low > -margin or config.sided == "upper"
     if below and above:

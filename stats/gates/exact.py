@@ -13,6 +13,7 @@ from pydantic import Field
 from stats.costs import ArmCost
 from stats.errors import GateError
 from stats.gates.base import GateContext, TwoArmGate, identity
+from stats.gates.wording import Scale
 from stats.result import GateResult
 
 Quantity = Literal["trainable_params", "adapter_params", "forward_flops", "persistent_bytes"]
@@ -28,6 +29,12 @@ class Exact(TwoArmGate):
     """Largest relative difference."""
     at_most: bool = False
     """True: only a treatment above the tolerance fails."""
+
+    def quantity(self) -> str:
+        return f"{self.metric} of {self.treatment} relative to {self.versus}, exact"
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        return f"{'at most' if self.at_most else 'within'} {100 * self.tolerance:.4g}%"
 
 
 CONFIG = Exact
@@ -46,7 +53,6 @@ def evaluate(config: Exact, context: GateContext) -> GateResult:
     # Integers are compared as they are: 1,050 against 1,000 is within 5 %, and a quotient is not.
     allowed = config.tolerance * theirs
     inside = ours - theirs <= allowed and (config.at_most or ours - theirs >= -allowed)
-    rule = "at most" if config.at_most else "within"
     details: dict[str, Any] = {
         "treatment_value": ours,
         "control_value": theirs,
@@ -56,8 +62,8 @@ def evaluate(config: Exact, context: GateContext) -> GateResult:
         **identity(config),
         decision="PASS" if inside else "FAIL",
         reason=f"{ours:,.0f} against {theirs:,.0f} ({relative:+.2%})",
-        estimand=f"{config.metric} of {config.treatment} relative to {config.versus}, exact",
-        criterion=f"{rule} {config.tolerance:.0%}",
+        estimand=config.quantity(),
+        criterion=config.rule(),
         passing_side="below" if config.at_most else "equal",
         margins=(config.tolerance,) if config.at_most else (-config.tolerance, config.tolerance),
         estimate=relative,

@@ -3,26 +3,32 @@
 Two tests, and both must pass. The slope of the scores on the level number, per seed and example,
 goes through the two-way t: it covers new seeds and new examples and gives the interval. Page's L
 (Page 1963) over the seeds' level means asks for the order itself: the levels' ranks must rise
-within the seeds, whatever the shape of the trend. The p-value is the larger of the two.
+within the seeds, whatever the shape of the trend. It takes the test items as fixed, so it does
+not decide alone. The p-value is the larger of the two.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.special import ndtri
 
-from stats.errors import MissingCellsError
-from stats.gates.base import GateBase, GateContext, is_fraction
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import Scale, population, show_interval
-from stats.inference import infer_mean
-from stats.result import Decision, GateResult, Interval
-from stats.scores import ArmGrid, FloatArray
+from stats.gates.base import GateContext, MeanGate, is_fraction
+from stats.gates.levels import level_grids, slope_weights, stacked, weighted_level_means
+from stats.gates.measured import measured
+from stats.gates.wording import Scale, no_interval, show_interval
+from stats.inference import MeanInference, infer_mean
+from stats.power import MAX_SEEDS
+from stats.result import Decision, GateResult, WouldDecide
+from stats.scores import FloatArray
+
+PAGE_ASSUMES = "seeds independent, test items fixed; does not decide alone"
 
 
-class Monotone(GateBase):
+class Monotone(MeanGate):
     """Passes when the slope's interval and Page's test both show the trend."""
 
     kind: Literal["monotone"]
@@ -33,24 +39,35 @@ class Monotone(GateBase):
     direction: Literal["increasing", "decreasing"]
     """Which way the score must go."""
 
+    def quantity(self) -> str:
+        return (
+            f"slope of {self.metric} per level over {', '.join(self.metrics)} for {self.treatment}"
+        )
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        side = "above" if self.direction == "increasing" else "below"
+        return f"{self.direction}: slope's interval {side} 0 and Page's p < {alpha:g}"
+
 
 CONFIG = Monotone
 
 
 def evaluate(config: Monotone, context: GateContext) -> GateResult:
     """Two-way t of the slope and Page's test over seeds."""
-    grids = [context.arm(metric, config.treatment) for metric in config.metrics]
-    _same_cells(config, grids)
-    levels_SNK = np.stack([grid.values_SN for grid in grids], axis=-1)
+    grids = level_grids(config, context, config.metrics, config.treatment)
+    weights_N = config.weights(grids[0])
+    levels_SNK = stacked(grids)
     scale: Scale = "fraction" if is_fraction(levels_SNK) else "raw"
-    positions_K = np.arange(len(grids)) - (len(grids) - 1) / 2
-    weights_K = positions_K / float(np.sum(positions_K**2))
+    weights_K = slope_weights(np.arange(len(grids), dtype=np.float64))
     sign = 1.0 if config.direction == "increasing" else -1.0
-    inference = infer_mean(levels_SNK @ weights_K, context.resampler, level=context.level)
-    means_SK = levels_SNK.mean(axis=1)
+    inference = infer_mean(
+        levels_SNK @ weights_K, context.resampler, level=context.level, weights_N=weights_N
+    )
+    means_SK = weighted_level_means(levels_SNK, weights_N)
     page_l, page_p = page_test(sign * means_SK)
     slope_p = inference.p_value(0.0, "greater" if sign > 0 else "less")
-    decision, reason = _decide(inference.interval, sign, page_p, context.alpha)
+    decision, reason = _decide(inference, sign, page_p, context.alpha)
+    slope_shown = slope_p is not None and slope_p < context.alpha
     means_K = means_SK.mean(axis=0)
     steps = np.diff(means_K) * sign
     details: dict[str, Any] = {
@@ -59,6 +76,7 @@ def evaluate(config: Monotone, context: GateContext) -> GateResult:
         "steps": len(steps),
         "page_l": page_l,
         "page_p": page_p,
+        "page_assumes": PAGE_ASSUMES,
         "slope_p": slope_p,
     }
     return measured(
@@ -70,17 +88,13 @@ def evaluate(config: Monotone, context: GateContext) -> GateResult:
         reason=(
             f"slope {show_interval(inference, scale)} per level, Page p = {page_p:.3g}: {reason}"
         ),
-        estimand=(
-            f"slope of {config.metric} per level over {', '.join(config.metrics)} for "
-            f"{config.treatment}, {population(levels_SNK.shape[:2], grids[0].clustered)}"
-        ),
-        criterion=f"{config.direction}: slope's interval beyond 0 and Page's p < {context.alpha:g}",
         scale=scale,
         passing_side="above" if sign > 0 else "below",
         margins=(0.0,),
         p_value=None if slope_p is None else max(slope_p, page_p),
         assumed=(inference.estimate, 0.0),
         details=details,
+        plan=_seeds_for_page(page_p, inference, context) if slope_shown else None,
     )
 
 
@@ -93,11 +107,35 @@ def page_test(levels_BK: FloatArray) -> tuple[float, float]:
     return float(result.statistic), float(result.pvalue)
 
 
+def _seeds_for_page(page_p: float, inference: MeanInference, context: GateContext) -> WouldDecide:
+    """Seeds at which Page's test would show the order, if new seeds order alike.
+
+    The standardised L grows with the square root of the number of blocks.
+    """
+    seeds: int | None = None
+    z = -float(ndtri(page_p))
+    if z > 0:
+        needed = -float(ndtri(context.alpha)) + float(ndtri(context.power))
+        seeds = math.ceil(inference.analysis.num_seeds * (needed / z) ** 2)
+        seeds = seeds if seeds <= MAX_SEEDS else None
+    units = inference.analysis.num_units
+    found = "no number of seeds" if seeds is None else f"{seeds} seeds"
+    return WouldDecide(
+        assumed=inference.estimate,
+        seeds_at_these_examples=seeds,
+        examples_at_these_seeds=None,
+        cheapest_seeds=seeds,
+        cheapest_examples=None if seeds is None else units,
+        text=f"{found} x {units:,} for Page's test, if new seeds order the levels alike",
+    )
+
+
 def _decide(
-    interval: Interval | None, sign: float, page_p: float, alpha: float
+    inference: MeanInference, sign: float, page_p: float, alpha: float
 ) -> tuple[Decision, str]:
+    interval = inference.interval
     if interval is None:
-        return "INVALID", ZERO_VARIATION.format(what="the slope is the same everywhere")
+        return "INVALID", no_interval(inference, "the slope")
     low, high = sorted((sign * interval.low, sign * interval.high))
     if low > 0 and page_p < alpha:
         return "PASS", "the trend is shown"
@@ -106,12 +144,3 @@ def _decide(
     if low > 0:
         return "INCONCLUSIVE", "the slope is shown, the order of the levels within seeds is not"
     return "INCONCLUSIVE", "the interval of the slope holds 0"
-
-
-def _same_cells(config: Monotone, grids: list[ArmGrid]) -> None:
-    for metric, grid in zip(config.metrics, grids, strict=True):
-        if (grid.seeds, grid.unit_ids) != (grids[0].seeds, grids[0].unit_ids):
-            raise MissingCellsError(
-                f"Gate {config.id!r}: level {metric!r} has other seeds or examples than level "
-                f"{config.metrics[0]!r}; a trend needs the same cells at every level."
-            )

@@ -2,25 +2,25 @@
 
 The margin is absolute (0.01 is 1 pp) or relative to the control's mean. A relative margin is
 tested as the linear contrast mean(Y_t - (1 - margin) Y_c) > 0: the same claim as a ratio, without
-a ratio's pole; the log-ratio interval stands beside it.
+a ratio's pole; the log-ratio interval and the BCa interval of the ratio stand beside it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import Field
 
 from stats.errors import GateError
-from stats.gates.base import GateContext, TwoArmGate, is_binary, is_fraction
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import Scale, population, show, show_interval
-from stats.inference import infer_mean, log_ratio
-from stats.result import Decision, GateResult, Interval
+from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
+from stats.gates.measured import mean, measured
+from stats.gates.wording import Scale, no_interval, ratio_details, show, show_interval
+from stats.inference import MeanInference, infer_mean
+from stats.ratios import infer_ratio
+from stats.result import Decision, GateResult
 
 
-class NonInferiority(TwoArmGate):
+class NonInferiority(PairedGate):
     """Passes when the lower bound of the improvement lies above minus the margin."""
 
     kind: Literal["non_inferiority"]
@@ -30,6 +30,28 @@ class NonInferiority(TwoArmGate):
     """What `margin` counts in."""
     higher_is_better: bool = True
     """False: the loss is treatment minus control."""
+
+    @property
+    def control_weight(self) -> float:
+        """Factor of the control in the contrast: 1 for an absolute margin."""
+        if self.scale == "absolute":
+            return 1.0
+        return 1.0 - self.margin if self.higher_is_better else 1.0 + self.margin
+
+    def quantity(self) -> str:
+        if self.scale == "absolute":
+            what = "difference" if self.higher_is_better else "reduction"
+            text = f"mean paired {what} of {self.metric}"
+        elif self.higher_is_better:
+            text = f"mean of {self.metric}({self.treatment}) - {self.control_weight:g} x control"
+        else:
+            text = f"mean of {self.control_weight:g} x control - {self.metric}({self.treatment})"
+        return f"{text}, {self.treatment} against {self.versus}"
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        if self.scale == "absolute":
+            return f"lower > {show(-self.margin, scale)} (absolute margin)"
+        return f"lower of that contrast > 0 (loss below {100 * self.margin:.4g}% of the control)"
 
 
 CONFIG = NonInferiority
@@ -42,21 +64,21 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
     scale: Scale = "fraction" if is_fraction(*arms) else "raw"
     sign = 1.0 if config.higher_is_better else -1.0
     details: dict[str, Any] = {"margin": config.margin, "margin_scale": config.scale}
+    weight, weights_N = config.control_weight, config.weights(grid)
     if config.scale == "absolute":
-        weight, null, assumed = 1.0, -config.margin, 0.0
-        what = f"mean paired {'difference' if sign > 0 else 'reduction'} of {config.metric}"
-        criterion = f"lower > {show(null, scale)} (absolute margin)"
+        null, assumed = -config.margin, 0.0
     else:
         if min(float(arm.min()) for arm in arms) < 0:
             raise GateError(
                 f"Gate {config.id!r}: a relative margin needs scores >= 0, but "
                 f"{config.metric!r} has negative ones; use scale: absolute."
             )
-        weight, null = 1.0 - sign * config.margin, 0.0
-        assumed = config.margin * float(grid.control_SN.mean())
-        what = f"mean of {config.metric}({config.treatment}) - {weight:g} x control"
-        criterion = f"lower of that contrast > 0 (loss below {config.margin:.1%} of the control)"
-        details |= _relative(grid.treatment_SN, grid.control_SN, context.level)
+        null = 0.0
+        assumed = config.margin * mean(grid.control_SN, weights_N)
+        details |= ratio_details(
+            infer_ratio(*arms, context.resampler, level=context.level, weights_N=weights_N),
+            "relative_change",
+        )
     values_SN = sign * (grid.treatment_SN - weight * grid.control_SN)
     ends = sorted((sign, -sign * weight, 0.0))
     inference = infer_mean(
@@ -64,8 +86,9 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
         context.resampler,
         level=context.level,
         value_range=(ends[0], ends[-1]) if is_binary(*arms) else None,
+        weights_N=weights_N,
     )
-    decision, reason = _decide(inference.interval, null, scale)
+    decision, reason = _decide(inference, null, scale)
     return measured(
         config,
         context,
@@ -73,11 +96,6 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
         inference,
         decision=decision,
         reason=f"{show_interval(inference, scale)}: {reason}",
-        estimand=(
-            f"{what}, {config.treatment} against {config.versus}, "
-            f"{population(values_SN.shape, grid.clustered)}"
-        ),
-        criterion=criterion,
         scale=scale,
         passing_side="above",
         margins=(null,),
@@ -87,22 +105,12 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
     )
 
 
-def _decide(interval: Interval | None, null: float, scale: Scale) -> tuple[Decision, str]:
+def _decide(inference: MeanInference, null: float, scale: Scale) -> tuple[Decision, str]:
+    interval = inference.interval
     if interval is None:
-        return "INVALID", ZERO_VARIATION.format(
-            what="the two arms' difference is the same everywhere"
-        )
+        return "INVALID", no_interval(inference, "the two arms' difference")
     if interval.low > null:
         return "PASS", f"the lower bound lies above {show(null, scale)}"
     if interval.high < null:
         return "FAIL", f"the upper bound lies below {show(null, scale)}: worse by more than that"
     return "INCONCLUSIVE", f"the interval holds {show(null, scale)}"
-
-
-def _relative(treatment_SN: Any, control_SN: Any, level: float) -> dict[str, Any]:
-    found = log_ratio(treatment_SN, control_SN, level)
-    if found is None:
-        return {"relative_change": None, "relative_change_interval": None}
-    centre, interval = found
-    limits = [math.expm1(interval.low), math.expm1(interval.high)] if interval else None
-    return {"relative_change": math.expm1(centre), "relative_change_interval": limits}

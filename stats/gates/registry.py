@@ -48,14 +48,16 @@ def parse_gate(data: Mapping[str, Any]) -> GateBase:
     Raises:
         GateError: one line with the field, the value and what is known.
     """
+    if not isinstance(data, Mapping):
+        raise GateError(f"A gate is a mapping of settings, got {type(data).__name__} {data!r}.")
     kind = data.get("kind")
     where = f"Gate {data.get('id', '(without id)')!r}"
     modules = gate_modules()
-    if kind not in modules:
+    if not isinstance(kind, str) or kind not in modules:
         raise GateError(f"{where}: unknown kind {kind!r}. Known: {', '.join(modules)}.")
-    config = modules[str(kind)].CONFIG
+    config = modules[kind].CONFIG
     try:
-        return config.model_validate(dict(data))
+        return config.model_validate({str(key): value for key, value in data.items()})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "(gate)"
@@ -78,6 +80,6 @@ def evaluate_gate(config: GateBase, context: GateContext) -> GateResult:
     try:
         return gate_modules()[config.kind_name()].evaluate(config, context)
     except DegenerateDataError as error:
-        return undecided(config, "INCONCLUSIVE", str(error))
+        return undecided(config, "INCONCLUSIVE", str(error), alpha=context.alpha)
     except StatsError as error:
-        return undecided(config, "INVALID", str(error))
+        return undecided(config, "INVALID", str(error), alpha=context.alpha)

@@ -10,14 +10,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from stats.gates.base import GateContext, TwoArmGate, is_binary, is_fraction
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import Scale, population, show, show_interval
-from stats.inference import infer_mean
-from stats.result import Decision, GateResult, Interval
+from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
+from stats.gates.measured import measured
+from stats.gates.wording import Scale, no_interval, show, show_interval
+from stats.inference import MeanInference, infer_mean
+from stats.result import Decision, GateResult
 
 
-class Superiority(TwoArmGate):
+class Superiority(PairedGate):
     """Passes when the improvement's point reaches `min_point` and its lower bound `min_lower`."""
 
     kind: Literal["superiority"]
@@ -27,6 +27,19 @@ class Superiority(TwoArmGate):
     """The lower confidence bound must lie above this; it is what the gate claims."""
     higher_is_better: bool = True
     """False: the improvement is control minus treatment."""
+
+    def quantity(self) -> str:
+        order = "treatment minus control" if self.higher_is_better else "control minus treatment"
+        return (
+            f"mean paired difference ({order}) of {self.metric}, {self.treatment} against "
+            f"{self.versus}"
+        )
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        lower = f"lower > {show(self.min_lower, scale)}"
+        if self.min_point <= self.min_lower:
+            return lower
+        return f"point >= {show(self.min_point, scale)} and {lower}"
 
 
 CONFIG = Superiority
@@ -46,46 +59,39 @@ def evaluate(config: Superiority, context: GateContext) -> GateResult:
         level=context.level,
         # Identical arms show nothing at all: no exact bound makes that a result.
         value_range=(-1.0, 1.0) if binary and bool(values_SN.any()) else None,
+        weights_N=config.weights(grid),
     )
-    decision, reason = _decide(config, inference.estimate, inference.interval, scale)
-    reason = f"{show_interval(inference, scale)}: {reason}"
-    target = max(config.min_point, config.min_lower)
-    assumed = target if target > config.min_lower else inference.estimate
-    order = "treatment minus control" if config.higher_is_better else "control minus treatment"
+    decision, reason = _decide(config, inference, scale)
     return measured(
         config,
         context,
         grid,
         inference,
         decision=decision,
-        reason=reason,
-        estimand=(
-            f"mean paired difference ({order}) of {config.metric}, {config.treatment} against "
-            f"{config.versus}, {population(values_SN.shape, grid.clustered)}"
-        ),
-        criterion=_criterion(config, scale),
+        reason=f"{show_interval(inference, scale)}: {reason}",
         scale=scale,
         passing_side="above",
         margins=tuple(sorted({config.min_lower, max(config.min_lower, config.min_point)})),
         p_value=inference.p_value(config.min_lower, "greater"),
-        assumed=(assumed, config.min_lower),
+        assumed=_assumed(config, inference),
     )
 
 
-def _criterion(config: Superiority, scale: Scale) -> str:
-    lower = f"lower > {show(config.min_lower, scale)}"
+def _assumed(config: Superiority, inference: MeanInference) -> tuple[float, float]:
+    """The truth and the margin for which sizes are planned."""
+    estimate, interval = inference.estimate, inference.interval
     if config.min_point <= config.min_lower:
-        return lower
-    return f"point >= {show(config.min_point, scale)} and {lower}"
+        return estimate, config.min_lower
+    if interval is not None and interval.low > config.min_lower:
+        # Shown to be better, but not by `min_point`: more data show whether that is reached.
+        return estimate, config.min_point
+    return config.min_point, config.min_lower
 
 
-def _decide(
-    config: Superiority, estimate: float, interval: Interval | None, scale: Scale
-) -> tuple[Decision, str]:
+def _decide(config: Superiority, inference: MeanInference, scale: Scale) -> tuple[Decision, str]:
+    estimate, interval = inference.estimate, inference.interval
     if interval is None:
-        return "INVALID", ZERO_VARIATION.format(
-            what="the two arms' difference is the same everywhere"
-        )
+        return "INVALID", no_interval(inference, "the two arms' difference")
     needed = max(config.min_point, config.min_lower)
     if interval.high < config.min_point or interval.high <= config.min_lower:
         return "FAIL", f"the upper bound lies below {show(needed, scale)}; not reached"

@@ -1,32 +1,51 @@
 """Time to event: the treatment reaches the event sooner, with right-censored times.
 
-The metric `<m>` holds min(time, horizon), `<m>_event` is 1 where the event happened. The test is
-a log-rank test that keeps the pairing and covers new seeds and new examples: each observation
-gets its log-rank score event - H(time), H the Nelson-Aalen estimate of both arms together, and
-the paired differences of scores go through the two-way t (the permutation form of the log-rank,
-Prentice 1978). The usual log-rank p-value, which takes all observations as independent, stands
-beside it. The estimate is the difference of restricted mean times, control minus treatment.
+The metric `<m>` holds min(time, censoring), `<m>_event` is 1 where the event happened. Two things
+decide, and both must be shown. A log-rank test that keeps the pairing and covers new seeds and
+new examples: each observation gets its log-rank score event - H(time), H the Nelson-Aalen estimate
+of both arms together, and the paired differences of scores go through the two-way t (the
+permutation form of the log-rank, Prentice 1978). And the gain in restricted mean time, control
+minus treatment, with its two-way interval; where times are censored before the horizon, values of
+Andersen's kind stand in for them.
+
+The usual log-rank test stands beside it and does not decide: it takes all observations of both
+arms as independent, but all times of one seed come from one trained model, and the same item is
+met by every seed and by both arms.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.special import ndtr
 
 from stats.errors import GateError
-from stats.gates.base import GateContext, TwoArmGate, is_binary
-from stats.gates.measured import ZERO_VARIATION, measured
-from stats.gates.wording import population, show_interval
-from stats.inference import infer_mean
-from stats.result import Decision, GateResult, Interval
-from stats.scores import FloatArray
+from stats.gates.base import GateContext, PairedGate, is_binary
+from stats.gates.measured import mean, measured
+from stats.gates.wording import Scale, no_interval, show_interval
+from stats.inference import MeanInference, infer_mean
+from stats.logrank import (
+    kaplan_meier_median,
+    logrank,
+    logrank_scores,
+    restricted_mean_values,
+)
+from stats.result import Decision, GateResult, WouldDecide
+from stats.scores import FloatArray, PairedGrid, unit_means
+
+DECIDES = (
+    "two-way log-rank and two-way t of the gain: seeds and items both random, arms paired, so "
+    "times that share a seed or an item may depend on each other"
+)
+PLAIN_ASSUMES = (
+    "all times of both arms independent; times of one seed share its training, so with seed "
+    "effects this p is too small; does not decide"
+)
 
 
-class TimeToEvent(TwoArmGate):
+class TimeToEvent(PairedGate):
     """Passes when the log-rank test and the restricted mean difference both show it."""
 
     kind: Literal["time_to_event"]
@@ -35,6 +54,15 @@ class TimeToEvent(TwoArmGate):
     min_lower: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """The lower bound of the gain must lie above this."""
 
+    def quantity(self) -> str:
+        return f"restricted mean {self.metric}, {self.versus} minus {self.treatment}"
+
+    def rule(self, scale: Scale = "raw", alpha: float = 0.025) -> str:
+        return (
+            f"two-way log-rank p < {alpha:g}, gain's lower bound > {self.min_lower:g} and point "
+            f">= {self.min_point:g}"
+        )
+
 
 CONFIG = TimeToEvent
 
@@ -42,48 +70,45 @@ CONFIG = TimeToEvent
 def evaluate(config: TimeToEvent, context: GateContext) -> GateResult:
     """Two-way log-rank and the two-way t of the restricted mean difference."""
     times = context.paired(config.metric, config.treatment, config.versus)
-    events = context.paired(f"{config.metric}_event", config.treatment, config.versus)
-    _check(config, times.clustered, (events.treatment_SN, events.control_SN))
-    if times.unit_ids != events.unit_ids:
-        raise GateError(f"Gate {config.id!r}: times and events have different examples.")
-    values_SN = times.control_SN - times.treatment_SN
-    inference = infer_mean(values_SN, context.resampler, level=context.level)
-    time_2SN = np.stack([times.treatment_SN, times.control_SN])
-    event_2SN = np.stack([events.treatment_SN, events.control_SN]) == 1.0
-    if not bool(event_2SN.any()):
-        raise GateError(f"Gate {config.id!r}: no events in either arm; nothing can be compared.")
-    scores_2SN = logrank_scores(time_2SN.ravel(), event_2SN.ravel()).reshape(time_2SN.shape)
-    ranked = infer_mean(scores_2SN[0] - scores_2SN[1], context.resampler, level=context.level)
+    time_2SE, event_2SE = _cells(config, context, times)
+    horizon = float(time_2SE.max())
+    censored_early = bool((time_2SE[~event_2SE] < horizon).any())
+    gain_2SE = _restricted(time_2SE, event_2SE, horizon) if censored_early else time_2SE
+    scores_2SE = logrank_scores(time_2SE.ravel(), event_2SE.ravel()).reshape(time_2SE.shape)
+    weights_N = config.weights(times)
+    gain_2SN = [unit_means(arm_SE, times.example_ids, times.cluster_ids)[2] for arm_SE in gain_2SE]
+    score_2SN = [
+        unit_means(arm_SE, times.example_ids, times.cluster_ids)[2] for arm_SE in scores_2SE
+    ]
+    inference, ranked = (
+        infer_mean(values_SN, context.resampler, level=context.level, weights_N=weights_N)
+        for values_SN in (gain_2SN[1] - gain_2SN[0], score_2SN[0] - score_2SN[1])
+    )
     rank_p = ranked.p_value(0.0, "greater")
     gain_p = inference.p_value(config.min_lower, "greater")
-    statistic, plain_p = logrank(time_2SN, event_2SN)
-    censored_early = bool((time_2SN[~event_2SN] < time_2SN.max()).any())
-    decision, reason = _decide(config, inference.estimate, inference.interval, rank_p, context)
+    statistic, plain_p = logrank(time_2SE, event_2SE)
+    decision, reason = _decide(config, inference, rank_p, context.alpha)
     details: dict[str, Any] = {
+        "decides": DECIDES,
         "two_way_logrank_p": rank_p,
+        "gain_p": gain_p,
         "plain_logrank_z": statistic,
         "plain_logrank_p": plain_p,
-        "event_share": [float(event_2SN[0].mean()), float(event_2SN[1].mean())],
+        "plain_logrank_assumes": PLAIN_ASSUMES,
+        "event_share": [float(event_2SE[0].mean()), float(event_2SE[1].mean())],
         "median_time": [
-            kaplan_meier_median(time_2SN[arm].ravel(), event_2SN[arm].ravel()) for arm in (0, 1)
+            kaplan_meier_median(time_2SE[arm].ravel(), event_2SE[arm].ravel()) for arm in (0, 1)
         ],
         "censored_before_horizon": censored_early,
     }
-    return measured(
+    only_rank = inference.interval is not None and inference.interval.low > config.min_lower
+    result = measured(
         config,
         context,
         times,
         inference,
         decision=decision,
         reason=f"sooner by {show_interval(inference, 'raw')}: {reason}",
-        estimand=(
-            f"restricted mean {config.metric} (up to {float(time_2SN.max()):g}), {config.versus} "
-            f"minus {config.treatment}, {population(values_SN.shape, times.clustered)}"
-        ),
-        criterion=(
-            f"two-way log-rank p < {context.alpha:g}, gain's lower bound > {config.min_lower:g} "
-            f"and point >= {config.min_point:g}"
-        ),
         scale="raw",
         passing_side="above",
         margins=tuple(dict.fromkeys((config.min_lower, config.min_point))),
@@ -93,82 +118,77 @@ def evaluate(config: TimeToEvent, context: GateContext) -> GateResult:
             config.min_lower,
         ),
         details=details,
+        plan=_plan_for_rank(inference, ranked, context) if only_rank else None,
+    )
+    horizon_text = f"restricted mean {config.metric} (up to {horizon:g})"
+    return replace(
+        result,
+        estimand=result.estimand.replace(f"restricted mean {config.metric}", horizon_text, 1),
+        treatment_mean=mean(gain_2SN[0], weights_N),
+        control_mean=mean(gain_2SN[1], weights_N),
     )
 
 
-def logrank_scores(time_n: FloatArray, event_n: np.ndarray[Any, Any]) -> FloatArray:
-    """event - H(time) with the Nelson-Aalen cumulative hazard H of the whole sample.
-
-    Their sum over one group is observed minus expected events, the log-rank numerator.
-    """
-    at_n, deaths_k, at_risk_k = _life_table(time_n, event_n)
-    hazard_k = np.cumsum(deaths_k / at_risk_k)
-    scores_n: FloatArray = np.asarray(event_n, dtype=np.float64) - hazard_k[at_n]
-    return scores_n
-
-
-def logrank(time_2SN: FloatArray, event_2SN: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """z of the log-rank test (positive: the first group has events sooner) and two-sided p.
-
-    Takes every observation as independent, which seeds on the same items are not.
-    """
-    first = time_2SN[0].size
-    time_n, event_n = time_2SN.ravel(), event_2SN.ravel()
-    at_n, deaths_k, at_risk_k = _life_table(time_n, event_n)
-    own = np.bincount(at_n[:first], minlength=len(deaths_k))
-    own_risk_k = np.cumsum(own[::-1])[::-1]
-    expected = float(np.sum(deaths_k * own_risk_k / at_risk_k))
-    share_k = own_risk_k / at_risk_k
-    rest_k = np.where(at_risk_k > 1, (at_risk_k - deaths_k) / np.maximum(at_risk_k - 1, 1), 0.0)
-    variance = float(np.sum(deaths_k * share_k * (1 - share_k) * rest_k))
-    if variance == 0.0:
-        return 0.0, 1.0
-    z = (float(event_n[:first].sum()) - expected) / math.sqrt(variance)
-    return z, 2.0 * float(ndtr(-abs(z)))
+def _cells(
+    config: TimeToEvent, context: GateContext, times: PairedGrid
+) -> tuple[FloatArray, np.ndarray[Any, Any]]:
+    """Times and events of both arms, one a seed and example."""
+    name = f"{config.metric}_event"
+    arms = (config.treatment, config.versus)
+    time_2SE = np.stack([context.arm(config.metric, arm).cell_values_SE for arm in arms])
+    events = [context.arm(name, arm) for arm in arms]
+    for grid in events:
+        if (grid.seeds, grid.example_ids, grid.cluster_ids) != (
+            times.seeds,
+            times.example_ids,
+            times.cluster_ids,
+        ):
+            raise GateError(
+                f"Gate {config.id!r}: {name} of {grid.arm!r} has other seeds, examples or clusters "
+                f"than {config.metric}."
+            )
+    event_2SE = np.stack([grid.cell_values_SE for grid in events])
+    if not is_binary(event_2SE):
+        raise GateError(f"Gate {config.id!r}: {name} must be 0 or 1.")
+    if float(time_2SE.min()) < 0:
+        raise GateError(f"Gate {config.id!r}: {config.metric} holds a time below 0.")
+    if not bool((event_2SE == 1.0).any()):
+        raise GateError(f"Gate {config.id!r}: no events in either arm; nothing can be compared.")
+    return time_2SE, event_2SE == 1.0
 
 
-def kaplan_meier_median(time_n: FloatArray, event_n: np.ndarray[Any, Any]) -> float | None:
-    """Time at which half had the event; None where it was not reached."""
-    _, deaths_k, at_risk_k = _life_table(time_n, event_n)
-    survival_k = np.cumprod(1.0 - deaths_k / at_risk_k)
-    reached = np.flatnonzero(survival_k <= 0.5)
-    return float(np.unique(time_n)[reached[0]]) if len(reached) else None
+def _restricted(
+    time_2SE: FloatArray, event_2SE: np.ndarray[Any, Any], horizon: float
+) -> FloatArray:
+    return np.stack(
+        [
+            restricted_mean_values(time_SE.ravel(), event_SE.ravel(), horizon)[1].reshape(
+                time_SE.shape
+            )
+            for time_SE, event_SE in zip(time_2SE, event_2SE, strict=True)
+        ]
+    )
 
 
-def _life_table(
-    time_n: FloatArray, event_n: np.ndarray[Any, Any]
-) -> tuple[np.ndarray[Any, Any], FloatArray, FloatArray]:
-    """Index of each distinct time, events there, and how many were at risk just before."""
-    _, at_n, counts_k = np.unique(time_n, return_inverse=True, return_counts=True)
-    deaths_k: FloatArray = np.bincount(at_n, weights=event_n.astype(np.float64)).astype(np.float64)
-    at_risk_k = np.cumsum(counts_k[::-1])[::-1].astype(np.float64)
-    return at_n, deaths_k, at_risk_k
-
-
-def _check(config: TimeToEvent, clustered: bool, events: tuple[FloatArray, FloatArray]) -> None:
-    if clustered:
-        raise GateError(
-            f"Gate {config.id!r}: times averaged within clusters are not times; give each "
-            "cluster one observation."
-        )
-    if not is_binary(*events):
-        raise GateError(f"Gate {config.id!r}: {config.metric}_event must be 0 or 1.")
+def _plan_for_rank(
+    inference: MeanInference, ranked: MeanInference, context: GateContext
+) -> WouldDecide | None:
+    """Sizes for the log-rank part, where the gain is shown and the log-rank is not."""
+    plan = ranked.would_decide(ranked.estimate, 0.0, context.power)
+    if plan is None:
+        return None
+    return replace(plan, assumed=inference.estimate, text=f"{plan.text}, for the log-rank test")
 
 
 def _decide(
-    config: TimeToEvent,
-    estimate: float,
-    interval: Interval | None,
-    rank_p: float | None,
-    context: GateContext,
+    config: TimeToEvent, inference: MeanInference, rank_p: float | None, alpha: float
 ) -> tuple[Decision, str]:
+    estimate, interval = inference.estimate, inference.interval
     if interval is None or rank_p is None:
-        return "INVALID", ZERO_VARIATION.format(
-            what="the difference of the times is the same everywhere"
-        )
+        return "INVALID", no_interval(inference, "the difference of the times")
     if interval.high < config.min_point or interval.high <= config.min_lower:
         return "FAIL", "the upper bound lies below the margin; not reached"
     shown = f"two-way log-rank p = {rank_p:.3g}"
-    if interval.low > config.min_lower and estimate >= config.min_point and rank_p < context.alpha:
+    if interval.low > config.min_lower and estimate >= config.min_point and rank_p < alpha:
         return "PASS", shown
     return "INCONCLUSIVE", f"{shown}; not all parts of the rule are met, nor refuted"

@@ -57,11 +57,11 @@ def _mean(scores: ScoreTable, metric: str, arm: str, level: float) -> ArmMean | 
     low: float | None = None
     high: float | None = None
     if min(grid.values_SN.shape) >= 2:
-        analysis = two_way(grid.values_SN)
+        analysis = two_way(grid.values_SN, grid.weights_N)
         if not analysis.degenerate:
             low, high = analysis.interval(level)
     return ArmMean(
-        mean=float(grid.values_SN.mean()),
+        mean=float(grid.cell_values_SE.mean()),
         low=low,
         high=high,
         num_seeds=len(grid.seeds),

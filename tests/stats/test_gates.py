@@ -11,9 +11,9 @@ from stats.bootstrap import CrossedResamples
 from stats.costs import ArmCost
 from stats.errors import GateError
 from stats.gates import GateConfig, GateContext, evaluate_gate, gate_kinds, parse_gate
-from stats.gates.time_to_event import kaplan_meier_median
-from stats.gates.time_to_event import logrank as own_logrank
 from stats.inference import infer_mean
+from stats.logrank import kaplan_meier_median
+from stats.logrank import logrank as own_logrank
 from stats.scores import ScoreTable
 from stats.twoway import exact_bound, two_way
 
@@ -59,7 +59,7 @@ def pair_table(make_table):
 def test_all_kinds_are_found():
     assert gate_kinds() == (
         "bound", "contrast", "equivalence", "exact", "monotone", "non_inferiority",
-        "superiority", "time_to_event",
+        "slope", "superiority", "time_to_event",
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_values_must_be_finite(value):
 def test_bad_columns_are_named():
     with pytest.raises(ScoreError, match="Missing columns \\['cluster_id'\\]"):
         ScoreTable(one().frame.drop(columns="cluster_id"))
-    with pytest.raises(ScoreError, match=r"seed: expected integers, at most 2\^53 in size, got 1\.5"):
+    with pytest.raises(ScoreError, match=r"seed: expected integers, .* got 1\.5"):
         one(seed=1.5)
     with pytest.raises(ScoreError, match="example_id: 2 entries for 1 values"):
         one(example_id=["x", "y"])
