@@ -7,7 +7,9 @@ Shapes: B resamples, S seeds, N units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,54 @@ def mean_squares(values_SN: FloatArray) -> tuple[float, float, float]:
     return square_seed, square_unit, residual / ((num_seeds - 1) * (num_units - 1))
 
 
+def satterthwaite(values_SN: FloatArray) -> tuple[float, float]:
+    """Standard error of the mean of a grid and its degrees of freedom."""
+    num_seeds, num_units = values_SN.shape
+    seed, unit, residual = mean_squares(values_SN)
+    total = unit + max(seed - residual, 0.0)
+    spread = (
+        seed**2 / (num_seeds - 1)
+        + unit**2 / (num_units - 1)
+        + residual**2 / ((num_seeds - 1) * (num_units - 1))
+    )
+    return math.sqrt(total / (num_seeds * num_units)), max(total**2 / spread, 1.0)
+
+
+def unit_replicates(values_N: FloatArray, draws_BN: npt.NDArray[np.int64]) -> FloatArray:
+    """Mean of the units of each resample, given as drawn indices."""
+    replicates = []
+    for units in draws_BN:
+        replicates.append(sum(float(values_N[i]) for i in units) / len(units))
+    return np.array(replicates)
+
+
+def bca(
+    replicates: Sequence[float],
+    estimate: float,
+    acceleration: float,
+    level: float,
+    tolerance: float = 0.0,
+) -> tuple[float, float]:
+    """BCa limits (Efron 1987); replicates within the tolerance of the estimate count half."""
+    normal = NormalDist()
+    ordered = sorted(float(value) for value in replicates)
+    below = 0.0
+    for value in ordered:
+        if abs(value - estimate) <= tolerance:
+            below += 0.5
+        elif value < estimate:
+            below += 1.0
+    z0 = normal.inv_cdf(below / len(ordered))
+    limits = []
+    for tail in (0.5 - level / 2, 0.5 + level / 2):
+        shifted = z0 + normal.inv_cdf(tail)
+        place = normal.cdf(z0 + shifted / (1 - acceleration * shifted)) * (len(ordered) - 1)
+        left = math.floor(place)
+        right = min(left + 1, len(ordered) - 1)
+        limits.append(ordered[left] + (place - left) * (ordered[right] - ordered[left]))
+    return limits[0], limits[1]
+
+
 def crossed_replicates(
     values_SN: FloatArray,
     seed_draws_BS: npt.NDArray[np.int64],
@@ -47,9 +97,12 @@ def crossed_replicates(
 
 
 def acceleration(values_SN: FloatArray) -> float:
-    """BCa acceleration over both factors, by leaving out one seed or one unit at a time."""
+    """BCa acceleration over both factors, by leaving out one seed or one unit at a time.
+
+    A grid of one seed has one factor.
+    """
     cubes = squares = 0.0
-    for axis in (0, 1):
+    for axis in (0, 1) if len(values_SN) > 1 else (1,):
         size = values_SN.shape[axis]
         left_out = [float(np.delete(values_SN, at, axis=axis).mean()) for at in range(size)]
         centre = sum(left_out) / size

@@ -45,13 +45,20 @@ def bca_limits(
     level: float = 0.95,
     ties: Ties = "tolerance",
     calibration_M: FloatArray | None = None,
+    overwrite: bool = False,
 ) -> BcaLimits:
-    """Limits from replicates; distances from the estimate are multiplied by the calibration."""
+    """Limits from replicates.
+
+    Args:
+        calibration_M: distances of the limits from the estimate are multiplied by this.
+        overwrite: the replicates may be left sorted, which spares a copy of them.
+    """
     check_level(level)
     if ties not in ("tolerance", "scipy"):
         raise StatsError(f"ties must be 'tolerance' or 'scipy', got {ties!r}.")
     estimate_M = replicates.estimate_M
-    sorted_MB = np.sort(replicates.values_MB, axis=1)
+    sorted_MB = replicates.values_MB if overwrite else replicates.values_MB.copy()
+    sorted_MB.sort(axis=1)
     num = sorted_MB.shape[1]
     tolerance_M = replicates.tie_tolerance_M if ties == "tolerance" else np.zeros_like(estimate_M)
     below_M = np.count_nonzero(sorted_MB < (estimate_M - tolerance_M)[:, None], axis=1)

@@ -46,10 +46,11 @@ class Lattice:
         return self.to_means(self.steps_SNM.sum(axis=(0, 1))[:, None])[:, 0]
 
     def to_means(self, sums_MB: FloatArray) -> FloatArray:
-        """Means of resamples from their integer sums."""
-        cells = self.steps_SNM.shape[0] * self.steps_SNM.shape[1]
-        means_MB: FloatArray = self.origin_M[:, None] + sums_MB / cells * self.step_M[:, None]
-        return means_MB
+        """Means of resamples from their integer sums, in place."""
+        sums_MB /= self.steps_SNM.shape[0] * self.steps_SNM.shape[1]
+        sums_MB *= self.step_M[:, None]
+        sums_MB += self.origin_M[:, None]
+        return sums_MB
 
     def parts(self) -> list[tuple[npt.NDArray[np.intp] | slice, type[np.floating[Any]]]]:
         """Which metrics to sum in which type; one slice where all share it."""

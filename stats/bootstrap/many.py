@@ -129,7 +129,9 @@ def bca_many(
             t_M = stdtrit(analysis.df_M, 0.5 + level / 2) * analysis.standard_error_M
             z = float(ndtri(0.5 + level / 2))
             np.divide(t_M, z * replicates.standard_deviation_M, out=calibration_M, where=~empty_M)
-    limits = bca_limits(replicates, level=level, ties=ties, calibration_M=calibration_M)
+    limits = bca_limits(
+        replicates, level=level, ties=ties, calibration_M=calibration_M, overwrite=True
+    )
     low_M, high_M = limits.low_M, limits.high_M
     errors = [limits.low_error_M, limits.high_error_M]
     defined_M = limits.defined_M & ~empty_M
