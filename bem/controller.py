@@ -53,6 +53,10 @@ class SequenceController(nn.Module):
 
     def forward(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
         """The code (B, N), in the controller's own precision whatever the base's."""
+        return self.code(self.features(h_BTD, prefix_mask_BT, side_BF))
+
+    def features(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
+        """u (B, H), what all heads read."""
         dtype = self.trunk_HD.dtype
         with torch.autocast(h_BTD.device.type, enabled=False):
             f_BD = self._pooled(h_BTD.to(dtype), prefix_mask_BT)
@@ -63,7 +67,11 @@ class SequenceController(nn.Module):
                         f"{None if side_BF is None else tuple(side_BF.shape)}."
                     )
                 f_BD = torch.cat([f_BD, side_BF.to(dtype)], dim=1)
-            u_BH = torch.tanh(nn.functional.linear(f_BD, self.trunk_HD, self.trunk_bias_H))
+            return torch.tanh(nn.functional.linear(f_BD, self.trunk_HD, self.trunk_bias_H))
+
+    def code(self, u_BH: Tensor) -> Tensor:
+        """The code (B, N) from `features`."""
+        with torch.autocast(u_BH.device.type, enabled=False):
             return nn.functional.linear(u_BH, self.heads_NH, self.heads_bias_N)
 
     def _pooled(self, h_BTD: Tensor, prefix_mask_BT: Tensor) -> Tensor:

@@ -147,6 +147,8 @@ class Adapter(nn.Module, ABC):
     """Whether training adds `auxiliary_loss` to the task's loss."""
     has_after_step: bool = False
     """Whether training calls `after_step`."""
+    routes_hard: bool = False
+    """Whether what acts is a step function of the input: reduced precision may choose otherwise."""
     feature_layer: int | None = None
     """The decoder layer whose input `encode` reads at prefill, and `advance` at every forward;
     None: neither a sequence code nor a causal one."""

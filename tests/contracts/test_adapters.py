@@ -161,6 +161,28 @@ def test_prefill_and_decode_equal_the_full_forward(
 
 
 @ADAPTERS
+@pytest.mark.parametrize("cuts", [(1, 6), (5, 6, 9), (4,)])
+def test_any_split_into_forwards_equals_the_full_one(
+    host: AdapterHost, config: AdapterConfig, cuts: tuple[int, ...]
+) -> None:
+    """Prompt, then pieces of any length, two rows of equal length with a common prompt length."""
+    adapter = add(host, config)
+    ids_BT = torch.randint(3, 250, (2, 11), generator=generator(5))
+    prompt = cuts[0]
+    prefix_BT = (torch.arange(11) < prompt).expand(2, -1)
+    with torch.no_grad():
+        full = host(ids_BT, routing=RoutingContext(prefix_mask_BT=prefix_BT)).logits
+        cache = DynamicCache(config=host.model.config)
+        context = RoutingContext(prefix_mask_BT=prefix_BT[:, :prompt])
+        parts = [
+            host(ids_BT[:, a:b], routing=context, past_key_values=cache).logits
+            for a, b in zip((0, *cuts), (*cuts, 11), strict=True)
+        ]
+    close(torch.cat(parts, dim=1), full)
+    assert adapter.streams == bool(context.streams)
+
+
+@ADAPTERS
 def test_the_suffix_changes_nothing_before_it(host: AdapterHost, config: AdapterConfig) -> None:
     add(host, config)
     batch = batch_of()
@@ -269,6 +291,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-7)
 
 
+def given_codes(adapter: Adapter, context: RoutingContext) -> list[Tensor | None]:
+    """What a naive reference takes beside x and y: the sequence code, then the causal one."""
+    codes: list[Tensor | None] = []
+    if adapter.feature_layer is not None:
+        codes.append(context.cache["tested"] if adapter.reads_prompt else None)
+    if adapter.streams:
+        codes.append(torch.stack(list(adapter.state.causal_codes), dim=2))
+    return codes
+
+
 @ADAPTERS
 def test_the_naive_reference_agrees(host: AdapterHost, config: AdapterConfig) -> None:
     adapter = add(host, config)
@@ -286,7 +318,7 @@ def test_the_naive_reference_agrees(host: AdapterHost, config: AdapterConfig) ->
         host(batch.input_ids_BT, batch.attention_mask_BT, routing=context)
         for index in (0, len(adapter.layers) - 1):
             x_BTI, y_BTO, out_BTO = seen[index]
-            codes = (context.cache["tested"],) if adapter.feature_layer is not None else ()
+            codes = given_codes(adapter, context)
             slow = naive_module(config.kind).site_output(adapter, index, x_BTI, y_BTO, *codes)
             close(out_BTO, slow, 2e-6)
     for hook in hooks:
@@ -332,6 +364,7 @@ def test_autocast_stays_close(host: AdapterHost, config: AdapterConfig) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = target_loss(host, batch, batch.routing())
         rough = logits(host, batch).float()
-    assert float((rough - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
+    bound = 0.25 if adapter.routes_hard else 0.05  # a rounded input may choose another expert
+    assert float((rough - exact).abs().mean()) < bound * float(exact.abs().mean())
     loss.backward()
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in adapter.parameters())

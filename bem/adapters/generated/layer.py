@@ -1,6 +1,8 @@
-"""Generated BEM: y + (alpha / rank) * up (c * (down x)), c from the prompt or from the token.
+"""Generated BEM: y + (alpha / rank) * up (c * (down x)), c from the prompt, from past chunks, from
+the token, or their product.
 
-Legend: B rows, T positions, I inputs, O outputs, R rank, D hidden size, F side features, S sites.
+Legend: B rows, T positions, I inputs, O outputs, R rank, D hidden size, F side features, S sites,
+N all codes of a row (S times R).
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.generated.config import GeneratedConfig
+from bem.composition.trust import gram, into_trust_region
 from bem.controller import SequenceController
 from bem.errors import InvalidInputError
-from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
+from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, CausalCodes, Site
 from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.routing.chunks import ChunkController
+from bem.routing.uncertainty import ConfidenceHead
 
 
-class SequenceCodeLayer(AdapterLayer):
-    """One site of a sequence-code BEM: its code stands in `state.codes`."""
+class ContextCodeLayer(AdapterLayer):
+    """One site of a sequence-code or chunk-code BEM: its code stands in the state."""
 
     def __init__(
         self,
@@ -33,20 +38,32 @@ class SequenceCodeLayer(AdapterLayer):
         self.down_RI = uniform_down(config.rank, site.in_features, generator)
         self.up_OR = zero_up(site.out_features, config.rank)
         self.scale = config.alpha / config.rank
+        self.trust_radius = config.trust_radius
         self.index = index
         self.state = state
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
-        z_BTR = down(x_BTI, self.down_RI) * state.codes[self.index]
+        c_BXR = state.codes[self.index] if state.codes else state.causal_codes[self.index]
+        if self.trust_radius is not None:
+            c_BXR = held(c_BXR, self.down_RI, self.up_OR, self.trust_radius / self.scale)
+        z_BTR = down(x_BTI, self.down_RI) * c_BXR
         return add_up(y_BTO, z_BTR, self.up_OR, self.scale * state.strength, state.strength_rows)
 
 
 class TokenCodeLayer(AdapterLayer):
-    """One site of a token-code BEM: c = 2 sigmoid(gate z + bias) with z = down x, so 1 at first."""
+    """One site of a token-code BEM: c = 2 sigmoid(gate z + bias) with z = down x, so 1 at first.
+
+    In a hierarchy c is multiplied by the sequence code and the chunk code that stand in the state.
+    """
 
     def __init__(
-        self, config: GeneratedConfig, site: Site, state: AdapterState, generator: torch.Generator
+        self,
+        config: GeneratedConfig,
+        site: Site,
+        index: int,
+        state: AdapterState,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.down_RI = uniform_down(config.rank, site.in_features, generator)
@@ -54,6 +71,9 @@ class TokenCodeLayer(AdapterLayer):
         self.gate_RR = nn.Parameter(torch.zeros(config.rank, config.rank))
         self.gate_bias_R = nn.Parameter(torch.zeros(config.rank))
         self.scale = config.alpha / config.rank
+        self.trust_radius = config.trust_radius
+        self.in_hierarchy = config.code == "hierarchy"
+        self.index = index
         self.state = state
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
@@ -64,6 +84,13 @@ class TokenCodeLayer(AdapterLayer):
             c_BTR = state.code_map(c_BTR)
         if state.trace is not None:
             state.trace.append(2 * c_BTR.detach())
+        if self.in_hierarchy:
+            coarse_BTR = state.codes[self.index] * state.causal_codes[self.index]
+            c_BTR = c_BTR * coarse_BTR.to(c_BTR.dtype)
+        if state.site_codes is not None:
+            state.site_codes[self.index] = 2 * c_BTR.detach()
+        if self.trust_radius is not None:
+            c_BTR = held(c_BTR, self.down_RI, self.up_OR, self.trust_radius / (2 * self.scale))
         return add_up(
             y_BTO,
             z_BTR * c_BTR,
@@ -73,6 +100,11 @@ class TokenCodeLayer(AdapterLayer):
         )
 
 
+def held(code_BXR: Tensor, down_RI: Tensor, up_OR: Tensor, radius: float) -> Tensor:
+    """The code with ||up diag(code) down||_F <= radius."""
+    return into_trust_region(code_BXR, gram(down_RI, up_OR), radius)
+
+
 class GeneratedAdapter(Adapter):
     """A low-rank delta a site whose rank directions are weighted by a code."""
 
@@ -80,6 +112,8 @@ class GeneratedAdapter(Adapter):
     config_class: ClassVar[type[AdapterConfig]] = GeneratedConfig
     config: GeneratedConfig
     controller: SequenceController
+    chunk_controller: ChunkController
+    confidence: ConfidenceHead
 
     @classmethod
     def build(
@@ -93,14 +127,14 @@ class GeneratedAdapter(Adapter):
     ) -> Self:
         sites = adapted_sites(config, sites)
         adapter = cls(config, sites, hidden_size)
+        layer_class = TokenCodeLayer if config.gates_tokens else ContextCodeLayer
         for index, site in enumerate(sites):
-            adapter.layers.append(
-                SequenceCodeLayer(config, site, index, adapter.state, generator)
-                if config.code == "sequence"
-                else TokenCodeLayer(config, site, adapter.state, generator)
-            )
-        if config.code == "sequence":
+            adapter.layers.append(layer_class(config, site, index, adapter.state, generator))
+        adapter.reads_prompt = config.reads_prompt
+        adapter.streams = config.streams
+        if config.reads_prompt or config.streams:
             adapter.feature_layer = config.feature_layer
+        if config.reads_prompt:
             adapter.controller = SequenceController(
                 hidden_size=hidden_size,
                 side_size=config.side_size,
@@ -109,6 +143,18 @@ class GeneratedAdapter(Adapter):
                 pool=config.pool,
                 head_spread=config.code_spread,
                 head_bias=1.0,
+                generator=generator,
+            )
+        if config.uncertainty:
+            adapter.confidence = ConfidenceHead(config.controller_width)
+        if config.streams:
+            adapter.chunk_controller = ChunkController(
+                hidden_size=hidden_size,
+                width=config.controller_width,
+                code_size=len(sites) * config.rank,
+                chunk_size=config.chunk_size,
+                decay=config.chunk_decay,
+                head_spread=config.code_spread,
                 generator=generator,
             )
         return adapter
@@ -120,6 +166,16 @@ class GeneratedAdapter(Adapter):
             GeneratedConfig(rank=2, controller_width=4, pool="mean", feature_layer=1),
             GeneratedConfig(rank=2, pool="last", feature_layer=1, targets="mlp"),
             GeneratedConfig(rank=3, code="token"),
+            GeneratedConfig(rank=2, code="chunk", chunk_size=3, controller_width=4),
+            GeneratedConfig(
+                rank=2,
+                code="hierarchy",
+                chunk_size=2,
+                chunk_decay=0.5,
+                code_spread=2.0,
+                feature_layer=1,
+            ),
+            GeneratedConfig(rank=3, uncertainty=True, trust_radius=0.5, controller_width=4),
         )
 
     @classmethod
@@ -127,33 +183,66 @@ class GeneratedAdapter(Adapter):
         cls, config: GeneratedConfig, sites: Sequence[Site], hidden_size: int
     ) -> int:
         sites = adapted_sites(config, sites)
-        factors = config.rank * sum(site.in_features + site.out_features for site in sites)
-        if config.code == "token":
-            return factors + len(sites) * config.rank * (config.rank + 1)
-        return factors + SequenceController.count_parameters(
-            hidden_size=hidden_size,
-            side_size=config.side_size,
-            width=config.controller_width,
-            code_size=len(sites) * config.rank,
-            pool=config.pool,
-        )
+        width, codes = config.controller_width, len(sites) * config.rank
+        count = config.rank * sum(site.in_features + site.out_features for site in sites)
+        if config.gates_tokens:
+            count += codes * (config.rank + 1)
+        if config.streams:
+            count += ChunkController.count_parameters(
+                hidden_size=hidden_size, width=width, code_size=codes
+            )
+        if config.reads_prompt:
+            count += SequenceController.count_parameters(
+                hidden_size=hidden_size,
+                side_size=config.side_size,
+                width=width,
+                code_size=codes,
+                pool=config.pool,
+            )
+        if config.uncertainty:
+            count += ConfidenceHead.count_parameters(width)
+        return count
 
     def forward_flops(self, *, batch: int, seq_len: int) -> int:
         config = self.config
         factors = config.rank * sum(site.in_features + site.out_features for site in self.sites)
-        if config.code == "token":
-            return 2 * batch * seq_len * (factors + len(self.sites) * config.rank**2)
-        controller = self.controller.forward_flops(batch=batch, seq_len=seq_len)
-        return 2 * batch * seq_len * factors + controller
+        squares = len(self.sites) * config.rank**2
+        flops = 2 * batch * seq_len * factors
+        if config.gates_tokens:
+            flops += 2 * batch * seq_len * squares
+        if config.reads_prompt:
+            flops += self.controller.forward_flops(batch=batch, seq_len=seq_len)
+        if config.streams:
+            flops += self.chunk_controller.forward_flops(batch=batch, seq_len=seq_len)
+        if config.uncertainty:
+            flops += 2 * batch * config.controller_width
+        if config.trust_radius is not None:
+            codes = batch if config.code == "sequence" else batch * seq_len
+            flops += 2 * (config.rank * factors + codes * squares)
+        return flops
 
     def encode(self, h_BTD: Tensor, prefix_mask_BT: Tensor, side_BF: Tensor | None) -> Tensor:
-        code_BN: Tensor = self.controller(h_BTD, prefix_mask_BT, side_BF)
-        return code_BN.view(code_BN.shape[0], len(self.sites), -1)
+        u_BH = self.controller.features(h_BTD, prefix_mask_BT, side_BF)
+        code_BN = self.controller.code(u_BH)
+        code_BSR = code_BN.view(code_BN.shape[0], len(self.sites), -1)
+        if not self.config.uncertainty:
+            return code_BSR
+        return self.confidence.fade(code_BSR, u_BH, static=1.0, signals=self.state.signals)
+
+    def advance(
+        self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None
+    ) -> CausalCodes:
+        codes_BKN, chunk_BT, state = self.chunk_controller(h_BTD, valid_BT, past)
+        codes_BKSR = codes_BKN.unflatten(2, (len(self.sites), self.config.rank))
+        return CausalCodes(codes_BKSR=codes_BKSR, chunk_BT=chunk_BT, state=state)
+
+    def static_code(self) -> float:
+        """The code of the static path, to which an unsure controller fades."""
+        return 1.0
 
     def controller_parameters(self) -> list[nn.Parameter]:
-        if self.config.code == "sequence":
-            return list(self.controller.parameters())
-        return [p for name, p in self.named_parameters() if ".gate_" in name]
+        factors = ("down_RI", "up_OR")
+        return [p for name, p in self.named_parameters() if not name.endswith(factors)]
 
 
 def adapted_sites(config: GeneratedConfig, sites: Sequence[Site]) -> tuple[Site, ...]:

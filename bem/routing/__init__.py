@@ -1,0 +1,1 @@
+"""Where codes come from and how they are judged: chunks, balance, uncertainty, traces."""

@@ -1,0 +1,162 @@
+"""Legend: B rows, T positions, D hidden size, S sites, R rank, K chunks, N codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from bem import AdapterHost, BaseModel, RoutingContext, load_base, make_config
+from bem.adapters.generated import GeneratedAdapter
+from bem.adapters.generated.naive import chunk_codes
+from bem.data import Encoded
+from bem.errors import InvalidInputError, RoutingError
+from bem.evaluate import assert_agreement, greedy_generate
+from bem.routing.chunks import ChunkController
+from bem.streams import CodesBySite
+
+
+def chunked(host: AdapterHost, **fields: object) -> GeneratedAdapter:
+    draw = torch.Generator().manual_seed(3)
+    config = make_config("generated", **{"rank": 2, "code": "chunk", "chunk_size": 3, **fields})
+    adapter = host.add("chunked", config, generator=draw)
+    assert isinstance(adapter, GeneratedAdapter)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+    host.use("chunked")
+    return adapter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_codes_equal_a_loop_over_past_chunks(llama: BaseModel, size: int, decay: float) -> None:
+    adapter = chunked(AdapterHost(llama), chunk_size=size, chunk_decay=decay)
+    h_BTD = torch.randn(2, 11, 32, generator=torch.Generator().manual_seed(0))
+    valid_BT = torch.ones(2, 11, dtype=torch.bool)
+    by_site = CodesBySite(adapter.advance(h_BTD, valid_BT, None))
+    assert len(by_site[:2]) == 2
+    fast_BTSR = torch.stack(list(by_site), dim=2)
+    for row in range(2):
+        slow_TSR = chunk_codes(adapter, h_BTD[row])
+        torch.testing.assert_close(fast_BTSR[row], slow_TSR, rtol=1e-5, atol=1e-5)
+    assert bool((fast_BTSR[:, :size] == 1).all())
+
+
+@torch.no_grad()
+def test_padding_anywhere_moves_nothing() -> None:
+    """Codes at real tokens and the state are those of the row without its holes."""
+    controller = ChunkController(
+        hidden_size=4,
+        width=3,
+        code_size=2,
+        chunk_size=2,
+        decay=0.5,
+        head_spread=6.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    h_1TD = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(1))
+    valid_1T = torch.tensor([[False, False, True, True, False, True, True, True, False]])
+
+    def codes(h: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        codes_BKN, chunk_BT, state = controller(h, valid, None)
+        return codes_BKN[0, chunk_BT[0]], state
+
+    dense_TN, dense_state = codes(h_1TD[:, valid_1T[0]], torch.ones(1, 5, dtype=torch.bool))
+    holes_TN, holes_state = codes(h_1TD, valid_1T)
+    torch.testing.assert_close(holes_TN[valid_1T[0]], dense_TN)
+    for key, tensor in dense_state.items():
+        torch.testing.assert_close(holes_state[key], tensor)
+
+
+@torch.no_grad()
+def test_a_hierarchy_decodes_to_rounding_error_in_double_precision(llama_folder: Path) -> None:
+    """The gap between full and cached forwards is rounding and nothing else: 1e-13 in float64."""
+    host = AdapterHost(load_base(llama_folder, dtype=torch.float64))
+    chunked(host, code="hierarchy", chunk_decay=0.5, feature_layer=1)
+    host.adapters.double()
+    ids_BT = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
+    prefix_BT = (torch.arange(12) < 4).expand(2, -1)
+    full = host(ids_BT, routing=RoutingContext(prefix_mask_BT=prefix_BT)).logits
+    cache, context = (
+        DynamicCache(config=host.model.config),
+        RoutingContext(prefix_mask_BT=prefix_BT[:, :4]),
+    )
+    parts = [
+        host(ids_BT[:, a:b], routing=context, past_key_values=cache).logits
+        for a, b in [(0, 4), (4, 9), (9, 10), (10, 12)]
+    ]
+    assert float((torch.cat(parts, dim=1) - full).abs().max()) < 1e-13
+    assert context.streams["chunked"].positions == 12
+
+
+def test_generation_of_padded_rows_agrees_with_teacher_forcing(llama: BaseModel) -> None:
+    host = AdapterHost(llama)
+    chunked(host, code="hierarchy", chunk_size=2)
+    rows = [
+        Encoded(prompt_ids=tuple(range(10, 10 + n)), target_ids=(5,), id=str(n), cluster="c")
+        for n in (2, 3, 7)
+    ]
+    tokens = greedy_generate(host, rows, max_new_tokens=6)
+    found = [
+        Encoded(prompt_ids=r.prompt_ids, target_ids=tuple(t), id=r.id, cluster="c")
+        for r, t in zip(rows, tokens, strict=True)
+    ]
+    assert_agreement(host, found, [True] * 3)
+
+
+@torch.no_grad()
+def test_a_beam_reorders_the_stream_with_its_cache(llama: BaseModel) -> None:
+    host = AdapterHost(llama)
+    chunked(host, chunk_size=2)
+    ids_BT = torch.randint(3, 250, (3, 7), generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([2, 0, 0])
+    cache, context = DynamicCache(config=host.model.config), RoutingContext()
+    host(ids_BT[:, :5], routing=context, past_key_values=cache)
+    cache.reorder_cache(order)
+    context.reorder(order)
+    step = host(ids_BT[:, 5:], routing=context, past_key_values=cache).logits
+    moved_BT = torch.cat([ids_BT[order, :5], ids_BT[:, 5:]], dim=1)
+    full = host(moved_BT, routing=RoutingContext()).logits
+    torch.testing.assert_close(step, full[:, 5:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_does_not_fit_is_refused(llama: BaseModel) -> None:
+    host = AdapterHost(llama)
+    chunked(host)
+    ids_BT = torch.randint(3, 250, (1, 6), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RoutingError, match="keeps their state"):
+        host(ids_BT)
+    cache, context = DynamicCache(config=host.model.config), RoutingContext()
+    host(ids_BT, routing=context, past_key_values=cache)
+    with pytest.raises(RoutingError, match="seen 0 positions, the KV cache holds 6"):
+        host(ids_BT[:, :1], routing=RoutingContext(), past_key_values=cache)
+    host(ids_BT[:, :1], routing=context, past_key_values=cache)
+    cache.crop(-3)
+    with pytest.raises(RoutingError, match="seen 7 positions, the KV cache holds 4"):
+        host(ids_BT[:, :1], routing=context, past_key_values=cache)
+    with pytest.raises(RoutingError, match="counts real tokens"):
+        host(ids_BT, torch.ones(1, 1, 6, 6), routing=RoutingContext())
+    with pytest.raises(InvalidInputError, match="uncertainty needs a sequence code"):
+        make_config("generated", code="token", uncertainty=True)
+
+
+@torch.no_grad()
+def test_given_codes_replace_chunk_codes_and_a_record_names_sites(llama: BaseModel) -> None:
+    host = AdapterHost(llama)
+    adapter = chunked(host)
+    ids_BT = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(0))
+    neutral = torch.ones(2, len(adapter.sites), 2)
+    context = RoutingContext(record=True)
+    own = host(ids_BT, routing=context).logits
+    given = host(ids_BT, routing=RoutingContext(codes={"chunked": neutral})).logits
+    assert torch.equal(own[:, :3], given[:, :3])
+    assert not torch.allclose(own[:, 3:], given[:, 3:], atol=1e-3)
+    assert torch.equal(host(ids_BT, routing=RoutingContext()).logits, own)
+    assert sorted(context.site_codes["chunked"]) == list(range(len(adapter.sites)))
+    assert context.site_codes["chunked"][0].shape == (2, 6, 2)
