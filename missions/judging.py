@@ -23,5 +23,7 @@ def plan_of(spec: MissionSpec) -> MissionPlan:
             check_bytes="bytes" in spec.parity.check,
         ),
         withhold=spec.withhold_verdict,
+        looks=spec.looks,
+        futility=spec.futility,
         clusters=spec.clusters,
     )

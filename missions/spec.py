@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from missions.errors import SpecError
 from missions.spec_errors import describe
 from stats.gates import GateConfig
+from stats.sequential.futility import FutilityConfig
+from stats.sequential.looks import LooksConfig
 
 PROFILES = ("laptop", "smoke", "cluster")
 Profile = Literal["laptop", "smoke", "cluster"]
@@ -105,6 +107,10 @@ class MissionSpec(_Strict):
     resources: ResourcesConfig = ResourcesConfig()
     withhold_verdict: str | None = None
     """Reason why this profile gives no verdict (smoke), or null."""
+    looks: LooksConfig | None = None
+    """Numbers of complete seeds at which the mission may be promoted early; null: only at all."""
+    futility: FutilityConfig | None = None
+    """When the remaining seeds are cancelled because the mission can hardly pass; null: never."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MissionSpec:
@@ -128,11 +134,18 @@ class MissionSpec(_Strict):
             raise ValueError(f"exactly one gate must be primary, got {primaries}")
         if not any(arm.role == "treatment" for arm in self.arms.values()):
             raise ValueError("no arm has role 'treatment'")
+        if self.looks is not None:
+            self.looks.check_plan(len(self.seeds))
         return self
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything above."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        document = self.model_dump(mode="json")
+        # A mission without sequential rules keeps the hash that it had before they existed.
+        for rule in ("looks", "futility"):
+            if document[rule] is None:
+                del document[rule]
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def arm_digest(self, arm: str) -> str:

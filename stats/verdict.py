@@ -7,6 +7,10 @@
     INCONCLUSIVE  neither: the margin lies inside an interval
     WITHHELD      the profile gives no verdict (a smoke run); the figures are shown all the same
 
+A mission that was stopped for futility is INCONCLUSIVE, whatever its figures say: its plan was not
+carried out, so nothing is promoted, and figures that were looked at between do not reject. Its
+gates are shown as INTERIM and it enters the family with p = 1.
+
 Inside a mission no correction is needed: it passes only when all required gates pass, so its
 p-value is the largest of theirs (intersection-union). Over missions `judge_family` applies
 Benjamini-Hochberg. Knows neither models nor the fleet; the result depends on the content of its
@@ -19,17 +23,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from scipy.special import stdtrit
-
 from stats.bootstrap import CrossedResamples
 from stats.costs import ArmCost
 from stats.errors import StatsError
-from stats.fdr import benjamini_hochberg, benjamini_yekutieli, fcr_level
+from stats.family import FamilyResult, counted, standings
 from stats.gates import GateBase, GateContext, evaluate_gate
 from stats.parity import ParityRow, ParityRule, parity_rows
 from stats.plain import from_plain, to_plain
-from stats.result import GateResult, Interval
+from stats.result import GateResult
 from stats.scores import ScoreTable
+from stats.sequential.futility import FutilityConfig
+from stats.sequential.interim import LABEL
+from stats.sequential.looks import LooksConfig, LookStanding, standing
+from stats.sequential.stop import EarlyStop
 
 __all__ = [
     "ArmCost",
@@ -64,25 +70,12 @@ class MissionPlan:
     parity: ParityRule
     withhold: str | None = None
     """Reason why this profile gives no verdict, or None."""
+    looks: LooksConfig | None = None
+    """Looks at which the mission may be promoted early; None decides at the planned seeds."""
+    futility: FutilityConfig | None = None
+    """When the mission is stopped because it can hardly pass any more; None: never."""
     clusters: str = ""
     """What the test items are clustered by, or `independent`; empty: not declared."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FamilyResult:
-    """Where a mission stands among all that were tested together."""
-
-    family: tuple[str, ...]
-    """Missions of the family."""
-    q: float
-    p_bh: float
-    """Benjamini-Hochberg adjusted."""
-    p_by: float
-    """Benjamini-Yekutieli adjusted: a sensitivity check under any dependence."""
-    selected: bool
-    """p_bh <= q."""
-    fcr_interval: Interval | None
-    """Interval of the primary gate at the false-coverage-adjusted level; selected ones only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +104,10 @@ class MissionVerdict:
     leak_report: Mapping[str, int] | None
     """Leak check -> items found; None: no leak check was handed in."""
     family: FamilyResult | None = None
+    stopped: EarlyStop | None = None
+    """Set where the mission ended before its planned seeds; `seeds` are those it rests on."""
+    look: LookStanding | None = None
+    """Set where the mission file asks for looks: the level and p-value that hold over them."""
 
     @property
     def primary(self) -> GateResult:
@@ -136,26 +133,40 @@ def judge(
     invalid: Sequence[str] = (),
     level: float = 0.95,
     resamples: int = 10_000,
+    stopped: EarlyStop | None = None,
 ) -> MissionVerdict:
     """Evaluates all gates of a mission and says what follows.
 
     Args:
+        stopped: the mission ended early; only the scores of its seeds are looked at.
         leak_report: leak check -> leaked items found; anything but zeros is INVALID.
         invalid: further reasons to believe nothing, such as a dirty manifest.
         level: level of the two-sided intervals; gates test one-sided at (1 - level) / 2.
 
     Raises:
-        StatsError: the plan itself is wrong (no or two primary gates, gate ids that repeat).
+        StatsError: the plan itself is wrong (no or two primary gates, gate ids that repeat), or
+            `stopped` does not fit it.
     """
     primary = _check(plan)
+    seeds = _seeds(plan, stopped)
+    alpha = (1.0 - level) / 2.0
+    if stopped is not None:
+        scores = scores.select(seeds=seeds)
+    if plan.looks is not None and (stopped is None or stopped.kind == "success"):
+        level = 1.0 - 2.0 * plan.looks.nominal(len(seeds), alpha)
     context = GateContext(
         scores=scores,
         resampler=CrossedResamples(rng_seed=rng_seed, resamples=resamples),
-        seeds=tuple(sorted(plan.seeds)),
+        seeds=seeds,
         costs=costs,
         level=level,
     )
     gates = tuple(evaluate_gate(config, context) for config in plan.gates)
+    p_value = _intersection_union(gates)
+    look: LookStanding | None = None
+    if plan.looks is not None and (stopped is None or stopped.kind == "success"):
+        look = standing(plan.looks, gates, len(seeds), alpha=alpha)
+        p_value = look.overall_p
     parity = parity_rows(plan.parity, costs)
     main = next(gate for gate in gates if gate.gate == primary.id)
     problems = [
@@ -169,6 +180,18 @@ def judge(
             f"{main.num_examples} test items, but the plan fixed at least {plan.num_examples_min}"
         )
     verdict, reasons = _combine(gates, problems)
+    if stopped is not None and stopped.kind == "futility":
+        verdict = "INVALID" if problems else "INCONCLUSIVE"
+        reasons = (*problems, stopped.text)
+        gates = tuple(_as_interim(gate, stopped) for gate in gates)
+        p_value = None
+    elif stopped is not None and verdict != "INVALID":
+        if verdict != "PROMOTE" or look is None or not look.crossed:
+            raise StatsError(
+                f"Mission {plan.mission!r} was ended at {len(seeds)} seeds as decided, but its "
+                "gates do not pass at that look's level."
+            )
+        reasons = (stopped.text, *reasons)
     if plan.withhold is not None:
         reasons = (f"verdict withheld: {plan.withhold}", *reasons)
         verdict = "WITHHELD"
@@ -180,58 +203,58 @@ def judge(
         estimand=plan.estimand,
         treatment=primary.treatment,
         control=str(getattr(primary, "versus", "")),
-        p_value=_intersection_union(gates),
+        p_value=p_value,
         gates=gates,
         parity=parity,
-        seeds=tuple(sorted(plan.seeds)),
+        seeds=seeds,
         num_examples=main.num_examples,
         level=level,
         resamples=resamples,
         rng_seed=rng_seed,
         scores_digest=scores.digest(),
         leak_report=None if leak_report is None else dict(sorted(leak_report.items())),
+        stopped=stopped,
+        look=look,
     )
 
 
 def judge_family(verdicts: Sequence[MissionVerdict], q: float = 0.05) -> list[MissionVerdict]:
-    """Applies Benjamini-Hochberg over the missions and adds BY and FCR-adjusted intervals.
+    """Applies Benjamini-Hochberg over arms x missions and adds BY and FCR-adjusted intervals.
 
-    Every mission that was to get a verdict counts, INVALID ones with p = 1: the family is what
-    was planned, not what went well. Withheld missions claim nothing and stand outside. A mission
-    whose gates pass but whose adjusted p-value exceeds `q` becomes INCONCLUSIVE.
+    One p a verdict; several treatment arms of a mission are several verdicts. All that were to
+    get a verdict count, INVALID ones with p = 1: the family is what was planned, not what went
+    well. Withheld missions claim nothing and stand outside. A mission whose gates pass but whose
+    adjusted p-value exceeds `q` becomes INCONCLUSIVE.
     """
-    names = [verdict.mission for verdict in verdicts]
-    if len(set(names)) != len(names):
-        raise StatsError(f"A mission stands twice in the family: {sorted(names)}.")
-    family = sorted((v for v in verdicts if v.verdict != "WITHHELD"), key=lambda v: v.mission)
+    places = [_place(verdict) for verdict in verdicts]
+    if len(set(places)) != len(places):
+        raise StatsError(f"A mission's arm stands twice in the family: {sorted(places)}.")
+    family = sorted((v for v in verdicts if v.verdict != "WITHHELD"), key=_place)
     if not family:
         return list(verdicts)
-    p = [1.0 if v.p_value is None or v.verdict == "INVALID" else v.p_value for v in family]
-    adjusted, dependent = benjamini_hochberg(p), benjamini_yekutieli(p)
-    selected = [bool(value <= q) for value in adjusted]
-    fcr = fcr_level(sum(selected), len(family), q)
-    members = tuple(verdict.mission for verdict in family)
-    judged: dict[str, MissionVerdict] = {}
-    for at, verdict in enumerate(family):
-        standing = FamilyResult(
-            family=members,
-            q=q,
-            p_bh=float(adjusted[at]),
-            p_by=float(dependent[at]),
-            selected=selected[at],
-            fcr_interval=_at_level(verdict.primary, fcr) if selected[at] else None,
-        )
+    found = standings(
+        [_place(verdict) for verdict in family],
+        [1.0 if v.p_value is None or v.verdict == "INVALID" else v.p_value for v in family],
+        [verdict.primary for verdict in family],
+        q=q,
+    )
+    judged: dict[tuple[str, str], MissionVerdict] = {}
+    for verdict, place in zip(family, found, strict=True):
         final: Verdict = verdict.verdict
         reasons = verdict.reasons
-        if final == "PROMOTE" and not selected[at]:
+        if final == "PROMOTE" and not place.selected:
             final = "INCONCLUSIVE"
             reasons = (
-                f"all required gates pass, but p = {standing.p_bh:.3g} after Benjamini-Hochberg "
-                f"over {len(family)} missions exceeds q = {q:g}",
+                f"all required gates pass, but p = {place.p_bh:.3g} after Benjamini-Hochberg "
+                f"over {counted(place.family)} exceeds q = {q:g}",
                 *reasons,
             )
-        judged[verdict.mission] = replace(verdict, verdict=final, reasons=reasons, family=standing)
-    return [judged.get(verdict.mission, verdict) for verdict in verdicts]
+        judged[_place(verdict)] = replace(verdict, verdict=final, reasons=reasons, family=place)
+    return [judged.get(_place(verdict), verdict) for verdict in verdicts]
+
+
+def _place(verdict: MissionVerdict) -> tuple[str, str]:
+    return verdict.mission, verdict.treatment
 
 
 def _check(plan: MissionPlan) -> GateBase:
@@ -247,6 +270,35 @@ def _check(plan: MissionPlan) -> GateBase:
     if not primaries[0].required:
         raise StatsError(f"Mission {plan.mission!r}: the primary gate must be required.")
     return primaries[0]
+
+
+def _seeds(plan: MissionPlan, stopped: EarlyStop | None) -> tuple[int, ...]:
+    """The seeds that the verdict rests on: all of the plan, or its first ones."""
+    if stopped is None:
+        return tuple(sorted(plan.seeds))
+    if tuple(plan.seeds[: len(stopped.seeds)]) != stopped.seeds or stopped.planned != len(
+        plan.seeds
+    ):
+        raise StatsError(
+            f"Mission {plan.mission!r} was stopped on seeds {list(stopped.seeds)} of "
+            f"{stopped.planned}; they are not the first of the plan's {list(plan.seeds)}."
+        )
+    if stopped.kind == "success" and plan.looks is None:
+        raise StatsError(f"Mission {plan.mission!r}: its plan has no looks to be decided at early.")
+    return tuple(sorted(stopped.seeds))
+
+
+def _as_interim(gate: GateResult, stopped: EarlyStop) -> GateResult:
+    """A tested gate of a stopped mission: its figures stand, its decision does not."""
+    if gate.decision == "INVALID" or gate.p_value is None:
+        return gate
+    return replace(
+        gate,
+        decision="INCONCLUSIVE",
+        reason=f"{LABEL} after {len(stopped.seeds)} of {stopped.planned} seeds: {gate.reason}",
+        p_value=None,
+        would_decide=None,
+    )
 
 
 def _leaks(leak_report: Mapping[str, int] | None) -> list[str]:
@@ -297,15 +349,3 @@ def _intersection_union(gates: Sequence[GateResult]) -> float | None:
         return None
     known = [gate.p_value for gate in required if gate.p_value is not None]
     return max(known) if known else None
-
-
-def _at_level(gate: GateResult, level: float) -> Interval | None:
-    if gate.estimate is None or not gate.standard_error or gate.df is None:
-        return None
-    half = float(stdtrit(gate.df, 0.5 + level / 2)) * gate.standard_error
-    return Interval(
-        low=gate.estimate - half,
-        high=gate.estimate + half,
-        level=level,
-        method="two-way Satterthwaite t, FCR-adjusted",
-    )

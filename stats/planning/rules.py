@@ -16,18 +16,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import gammaincinv, ndtr, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from stats.errors import DegenerateDataError
+from stats.noncentral import spreads
 from stats.result import GateResult
-
-FloatArray = npt.NDArray[np.float64]
-
-_NODES = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +84,7 @@ def pass_power(
     Args:
         with_point: False leaves the `min_point` part out: the power of the test alone.
     """
-    spread_Q, weight_Q = _spreads(df)
+    spread_Q, weight_Q = spreads(df)
     half_Q = float(stdtrit(df, 1.0 - alpha)) * standard_error * spread_Q
     low_Q = np.full_like(half_Q, -np.inf)
     high_Q = np.full_like(half_Q, np.inf)
@@ -110,7 +105,7 @@ def refute_power(
     rule: PassRule, true: float, standard_error: float, df: float, *, alpha: float = 0.025
 ) -> float:
     """Probability that the gate is shown not to be reached (its FAIL), given the true value."""
-    spread_Q, weight_Q = _spreads(df)
+    spread_Q, weight_Q = spreads(df)
     half_Q = float(stdtrit(df, 1.0 - alpha)) * standard_error * spread_Q
     found_Q = np.zeros_like(half_Q)
     if rule.lower is not None:
@@ -122,22 +117,6 @@ def refute_power(
             needed = min(rule.upper, rule.point)
         found_Q += ndtr(-(needed + half_Q - true) / standard_error)
     return min(1.0, float(np.sum(weight_Q * found_Q)))
-
-
-def _spreads(df: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes of sqrt(chi^2(df) / df) and their weights."""
-    nodes_Q, weight_Q = _legendre()
-    # u^3 packs nodes where the estimate of the error is small and the test passes by luck.
-    share_Q = nodes_Q**3
-    spread_Q = np.sqrt(2.0 * gammaincinv(df / 2.0, share_Q) / df)
-    return spread_Q, weight_Q * 3.0 * nodes_Q**2
-
-
-@cache
-def _legendre() -> tuple[FloatArray, FloatArray]:
-    """Gauss-Legendre nodes and weights on (0, 1)."""
-    nodes_Q, weight_Q = np.polynomial.legendre.leggauss(_NODES)
-    return (nodes_Q + 1.0) / 2.0, weight_Q / 2.0
 
 
 def true_value_for(

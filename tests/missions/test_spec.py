@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,21 @@ def test_override_wins_and_changes_the_digest(tmp_path: Path) -> None:
     assert plain.digest() == load_spec(path).digest()
 
 
+def test_sequential_rules_change_the_digest_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = _write(tmp_path, {**DOCUMENT, "seeds": [0, 1, 2]})
+    plain = load_spec(path)
+    assert (plain.looks, plain.futility) == (None, None)
+    document = plain.model_dump(mode="json")
+    del document["looks"], document["futility"]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    assert plain.digest() == hashlib.sha256(text.encode()).hexdigest()
+    looked = load_spec(path, overrides=["looks.at_seeds=[2,3]"])
+    stopped = load_spec(path, overrides=["futility.conditional_power_min=0.1"])
+    assert len({plain.digest(), looked.digest(), stopped.digest()}) == 3
+    assert stopped.futility is not None
+    assert stopped.futility.from_seeds == 3
+
+
 def test_arm_digest_depends_on_its_arm_and_the_params_only(tmp_path: Path) -> None:
     path = _write(tmp_path, DOCUMENT)
     plain = load_spec(path)
@@ -84,6 +101,11 @@ def test_arm_digest_depends_on_its_arm_and_the_params_only(tmp_path: Path) -> No
         (["noequals"], "expected a.b=value"),
         (["parity.pairs=[[new, gone]]"], "known arms: ['new', 'old']"),
         (["arms.new.role=boss"], "'treatment'"),
+        (["looks.at_seed=[2]"], "Did you mean 'at_seeds'?"),
+        (["looks.at_seeds=[2, 3]"], "2 seeds are planned"),
+        (["looks.at_seeds=[1, 2]"], "must increase from 2"),
+        (["futility.conditional_power=0.1"], "Did you mean 'conditional_power_min'?"),
+        (["futility.conditional_power_min=0.9"], "conditional_power_min"),
     ],
 )
 def test_errors_are_one_helpful_line(tmp_path: Path, overrides: list[str], expected: str) -> None:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from stats.errors import DegenerateDataError
+from stats.noncentral import noncentrality
 from stats.power import (
     MAX_SEEDS,
     cheapest,
@@ -74,6 +75,18 @@ def test_expected_error_agrees_with_the_analysis_of_a_grid():
     assert expected_error(found.components, 6, 50) == pytest.approx(
         (found.standard_error, found.df), rel=1e-9
     )
+
+
+@pytest.mark.parametrize(("t", "df"), [(37.0, 2.0), (300.0, 2.0), (1000.0, 4.0), (-80.0, 1.0)])
+def test_noncentrality_of_huge_t(t, df):
+    """scipy's distribution function is NaN on the far side; the two limits exist all the same."""
+    low, high = noncentrality(t, df, 0.9943), noncentrality(t, df, 0.0057)
+    assert low < t < high
+    draws = np.random.default_rng(3)
+    spread = np.sqrt(draws.chisquare(df, size=200_000) / df)
+    for shift, probability in ((low, 0.9943), (high, 0.0057)):
+        found = np.mean(ndtr(t * spread - shift))
+        assert found == pytest.approx(probability, abs=1.5e-3)
 
 
 def test_no_variance_has_no_mde():
