@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from fleet.commands.doctor import doctor
+from fleet.commands.judge import judge
 from fleet.commands.launch import launch
 from fleet.commands.missions import missions
 from fleet.commands.report import report
@@ -34,7 +35,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a mission failed, 2 usage, 3 configuration, 4 environment, "
     "5 storage, 6 not found, 7 nothing promoted, 75 preempted, 130/143 signals.",
 )
-COMMANDS = (launch, status, watch, report, missions, doctor, validate)
+COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge)
 for command in COMMANDS:
     app.command()(command)
 
