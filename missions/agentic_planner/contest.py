@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from bem.base import BaseModel as FrozenBase
 from bem.checkpoint import load_adapter, read_manifest, save_adapter, write_durably
@@ -25,11 +26,19 @@ from missions.agentic_planner.chains import SKILLS, Chain, Marks, budgets, encod
 from missions.agentic_planner.costs import (
     chain_training_flops,
     policy_training_flops,
+    reading_flops,
     table_flops,
 )
 from missions.agentic_planner.executed import Executed, executed
 from missions.agentic_planner.params import Params, PolicyParams
-from missions.agentic_planner.scoring import PlanAnswers, Setting, em_table, run_plans
+from missions.agentic_planner.scoring import (
+    FloatArray,
+    PlanAnswers,
+    Setting,
+    em_table,
+    prompt_features,
+    run_plans,
+)
 from missions.agentic_planner.skills import (
     FUSED,
     SKILL_ADAPTERS,
@@ -104,7 +113,7 @@ class Planner:
     best_fixed: str
     scored: Scored
     cloned: int
-    """Queries whose best plan was cloned: those that some plan solves."""
+    """Queries whose plans were cloned."""
     train_flops: float
     cpu_s: float
 
@@ -121,7 +130,7 @@ def build_planner(
     """Trains the experts, scores every plan on train queries, clones the best plans."""
     experts = build_experts(base, field, params, seed, log=log, should_stop=should_stop)
     scored = score_plans(experts.host, field, params.policy, params.policy.queries)
-    return with_policy(experts, scored, params.policy, seed)
+    return with_policy(experts, scored, field, params.policy, seed)
 
 
 def build_experts(
@@ -162,39 +171,69 @@ def score_plans(
     )
 
 
-def with_policy(experts: Trained, scored: Scored, params: PolicyParams, seed: int) -> Planner:
-    """The experts under a policy that clones what their table says."""
+def with_policy(
+    experts: Trained, scored: Scored, field: Ground, params: PolicyParams, seed: int
+) -> Planner:
+    """The experts under a policy that clones what it is told of plans."""
     started = time.process_time()
-    space, features_QF = scored.table.space, scored.answers.features_QF
+    space = field.setting.space
+    told = _labels(experts.host, scored, field, params)
     policy = MacroPolicy(
         space,
-        feature_size=features_QF.shape[1],
+        feature_size=scored.answers.features_QF.shape[1],
         width=params.width,
         generator=torch_generator(seed, "agentic_planner", "init", "policy"),
-    ).to(features_QF.device)
-    solvable = scored.table.solvable()
-    if solvable.any():
-        weights_QP = torch.from_numpy(scored.table.plan_weights(params.temperature)[solvable])
+    ).to(told.features_QF.device)
+    if len(told.weight_QP):
         clone_behaviour(
             policy,
-            features_QF[torch.from_numpy(solvable).to(features_QF.device)],
-            weights_QP,
+            told.features_QF,
+            torch.from_numpy(told.weight_QP),
             steps=params.steps,
             lr=params.lr,
             weight_decay=params.weight_decay,
         )
-    cloned = int(solvable.sum())
-    cloning_flops = policy_training_flops(policy, cloned, params.steps)
+    cloning_flops = policy_training_flops(policy, told.weight_QP, params.steps)
     return Planner(
         host=experts.host,
         result=experts.result,
         policy=policy,
         best_fixed=scored.table.best_fixed(),
         scored=scored,
-        cloned=cloned,
-        train_flops=experts.train_flops + scored.flops + cloning_flops,
+        cloned=len(told.weight_QP),
+        train_flops=experts.train_flops + scored.flops + told.flops + cloning_flops,
         cpu_s=experts.cpu_s + scored.cpu_s + time.process_time() - started,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What a policy clones."""
+
+    features_QF: Tensor
+    weight_QP: FloatArray
+    flops: float
+    """Of prompts that were read for this alone."""
+
+
+def _labels(host: AdapterHost, scored: Scored, field: Ground, params: PolicyParams) -> _Labels:
+    """Outcomes of scored queries that some plan solves, gold plans of train chains, or both."""
+    plans = field.setting.space.plans
+    features_QF = scored.answers.features_QF
+    solvable = scored.table.solvable()
+    weight_QP = scored.table.plan_weights(params.temperature)[solvable]
+    features_QF = features_QF[torch.from_numpy(solvable).to(features_QF.device)]
+    if params.labels == "outcomes":
+        return _Labels(features_QF=features_QF, weight_QP=weight_QP, flops=0.0)
+    known = {chain.item.query.id for chain in scored.queries} if params.labels == "both" else set()
+    queries = ((chain, chain.item.query) for chain in field.pool)
+    rest = [chain for chain, q in queries if q.id not in known and q.plan in plans]
+    rest_QF = prompt_features(host, rest, field.setting)
+    gold_QP = np.eye(len(plans))[[plans.index(chain.item.query.plan) for chain in rest]]
+    if params.labels == "both":
+        rest_QF = torch.cat([features_QF, rest_QF])
+        gold_QP = np.concatenate([weight_QP, gold_QP])
+    return _Labels(features_QF=rest_QF, weight_QP=gold_QP, flops=reading_flops(host.base, rest))
 
 
 def build_fused(

@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from bem.adapters.generated import GeneratedAdapter
+from bem.base import BaseModel
 from bem.injection import AdapterHost
 from bem.planner import MacroPolicy
+from bem.planner.policy import decision_weights
 from missions.agentic_planner.chains import SKILL_NAMES, SKILLS, Chain
-from missions.agentic_planner.scoring import Answers, PlanAnswers, gold_answers
+from missions.agentic_planner.scoring import Answers, FloatArray, PlanAnswers, gold_answers
 from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS
 
 
@@ -79,9 +82,15 @@ def table_flops(host: AdapterHost, answers: PlanAnswers, *, fused: bool) -> floa
     return total
 
 
-def policy_training_flops(policy: MacroPolicy, queries: int, steps: int) -> float:
-    """FLOPs of cloning: every prefix of every query, forward and backward."""
-    return 3 * steps * policy.forward_flops(queries * len(policy.space.prefixes))
+def reading_flops(base: BaseModel, chains: Sequence[Chain]) -> float:
+    """FLOPs of the base over the prompts alone, once."""
+    return float(sum(base.forward_flops(batch=1, seq_len=len(c.prompt)) for c in chains))
+
+
+def policy_training_flops(policy: MacroPolicy, weight_QP: FloatArray, steps: int) -> float:
+    """FLOPs of cloning: forward and backward of every decision that some weighted plan takes."""
+    decisions = decision_weights(policy.space, torch.from_numpy(weight_QP)).sum(2) > 0
+    return 3 * steps * policy.forward_flops(int(decisions.sum()))
 
 
 def mean_tokens(answers: Answers) -> Mapping[str, float]:

@@ -66,6 +66,7 @@ class AgenticPlanner(Mission):
     def __init__(self) -> None:
         self._plans: dict[tuple[str, ...], PlanAnswers] = {}
         self._fused: dict[tuple[str, ...], Answers] = {}
+        self._encoded: dict[tuple[str, str], list[Chain]] = {}
         self._able: set[str] = set()
 
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
@@ -123,7 +124,7 @@ class AgenticPlanner(Mission):
     ) -> ScoreTable:
         base, rule = ctx.base(), _rule(spec, run)
         choice, setting = contest.load_choice(artifact.path, base, _params(spec).eval_rows)
-        chains = encode_chains(world.load(ctx.data_dir, split), base.tokenizer, setting.marks)
+        chains = self._chains(ctx, split, setting)
         if rule in FUSED_RULES:
             host = contest.load_adapters(base, (FUSED,), artifact.path)
             answers = self._fused_answers(host, artifact, chains, setting)
@@ -164,6 +165,15 @@ class AgenticPlanner(Mission):
 
         check_floor(base, spec.base_floor, needed_by=f"mission {spec.id}", num_items=_FLOOR_ITEMS)
         self._able.add(base.digest)
+
+    def _chains(self, ctx: Context, split: Split, setting: Setting) -> list[Chain]:
+        """A split as tokens; the last one is kept, because every arm and seed asks for it."""
+        items, base = world.load(ctx.data_dir, split), ctx.base()
+        key = (base.digest, world.items_digest(items))
+        if key not in self._encoded:
+            self._encoded.clear()
+            self._encoded[key] = encode_chains(items, base.tokenizer, setting.marks)
+        return self._encoded[key]
 
     def _plan_answers(
         self,

@@ -78,6 +78,10 @@ class PolicyParams(_Strict):
 
     queries: int = Field(ge=5)
     """Train queries on which every plan is scored (the first ones of the train split)."""
+    labels: Literal["outcomes", "gold", "both"] = "outcomes"
+    """What it clones. outcomes: plans by their reward on the scored queries. gold: the gold plans
+    of the chains that the adapters learn from, as the fused adapter is told them. both: outcomes on
+    the scored queries, gold plans on the rest."""
     horizon: int = Field(default=3, ge=1, le=3)
     width: int = Field(ge=1)
     step_cost: float = Field(default=0.05, ge=0)

@@ -1,11 +1,12 @@
 """Tunes planner and fused control on dev, with equal numbers of settings at equal compute.
 
-    python -m missions.agentic_planner.tuning [--out tuning.json]
+    python -m missions.agentic_planner.tuning --grid tuning_1.yaml --out tuning_1.json
 
-`tuning.yaml` holds the settings and is written before the run; `tuning.json` holds what came of
-them. A setting is judged by exact match on dev as the contestant is served. The fused settings that
-learn from the experts' table get that of the planner's first setting and seed, and are not charged
-for it. It never reads test queries: the data are made with one a type, which nothing scores.
+A grid (a round) holds the settings and is written before its run; the results hold what came of
+them. A later round is written with the results of the earlier ones known, again with equally many
+settings for both sides. A setting is judged by exact match on dev as the contestant is served.
+Fused settings that learn from the experts' table get that of the planner's first setting and are
+not charged for it. No test query is scored: the data are made with one a type, which stay unread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,8 +45,9 @@ from missions.spec import ExamplesConfig, MissionSpec, load_spec
 
 Side = Literal["planner", "fused"]
 SIDES: tuple[Side, ...] = get_args(Side)
-GRID = Path(__file__).with_name("tuning.yaml")
-RESULTS = Path(__file__).with_name("tuning.json")
+ROUNDS = ("tuning_1", "tuning_2")
+"""Names of the committed rounds: a grid `.yaml` and its results `.json` each."""
+_HERE = Path(__file__).parent
 
 
 class _Strict(BaseModel):
@@ -92,11 +95,6 @@ class Results(_Strict):
     grid_sha256: str
     rows: tuple[Row, ...]
 
-    def best(self, grid: Grid, side: Side) -> str:
-        """The setting of the highest mean over seeds; the earlier one where two are equal."""
-        means = self.means(side)
-        return max(grid.sides[side], key=means.__getitem__)
-
     def means(self, side: Side) -> dict[str, float]:
         """Mean exact match over seeds of every setting."""
         found: dict[str, list[float]] = {}
@@ -106,12 +104,35 @@ class Results(_Strict):
         return {setting: float(np.mean(values)) for setting, values in found.items()}
 
 
-def load_grid(path: Path = GRID) -> Grid:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """A grid with its results."""
+
+    grid: Grid
+    results: Results
+    grid_sha256: str
+
+
+def load_round(name: str) -> Round:
+    """A committed round."""
+    path = _HERE / f"{name}.yaml"
+    text = path.with_suffix(".json").read_text(encoding="utf-8")
+    results = Results.model_validate_json(text)
+    return Round(grid=load_grid(path), results=results, grid_sha256=grid_sha256(path))
+
+
+def best(rounds: Sequence[Round], side: Side) -> tuple[Round, str]:
+    """The setting of the highest mean over seeds; the earlier one where two are equal."""
+    found = [(each, setting) for each in rounds for setting in each.grid.sides[side]]
+    return max(found, key=lambda pair: pair[0].results.means(side)[pair[1]])
+
+
+def load_grid(path: Path) -> Grid:
     """The settings to try."""
     return Grid.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def grid_sha256(path: Path = GRID) -> str:
+def grid_sha256(path: Path) -> str:
     """Of the file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -144,7 +165,7 @@ class Bench:
             )
             for setting in settings:
                 policy = self.grid.params(self.spec, "planner", setting).policy
-                planner = contest.with_policy(experts, scored, policy, seed)
+                planner = contest.with_policy(experts, scored, self.field, policy, seed)
                 who = PolicyContestant(planner.policy)
                 yield self._row("planner", setting, seed, planner, who), scored
             experts.host.detach()
@@ -196,8 +217,8 @@ class Bench:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of `python -m missions.agentic_planner.tuning`."""
     parser = argparse.ArgumentParser(description="Tune both sides of mission A on dev.")
-    parser.add_argument("--grid", type=Path, default=GRID)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--grid", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     grid, spec = load_grid(options.grid), load_spec(mission_file("A"))
@@ -224,7 +245,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for side in SIDES:
         for setting, mean in results.means(side).items():
             sys.stdout.write(f"{side:8s} {setting:18s} {mean:.4f}\n")
-        sys.stdout.write(f"{side}: {results.best(grid, side)}\n")
     return 0
 
 

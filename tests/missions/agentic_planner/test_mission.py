@@ -199,7 +199,7 @@ def test_labels_and_owners_of_a_batch(field: contest.Ground, learn_markers: bool
 
 
 def test_every_chain_comes_once_an_epoch(field: contest.Ground) -> None:
-    batches = batch_stream(field.train, 7, np.random.default_rng(0))
+    batches = batch_stream(lambda: field.train, 7, np.random.default_rng(0))
     seen: list[str] = []
     while len(seen) < len(field.train):
         seen += [chain.item.query.id for chain in next(batches)]
@@ -231,7 +231,7 @@ def test_the_fused_arm_formats_last_and_stays_in_budget(
     base: BaseModel, field: contest.Ground, params: Params
 ) -> None:
     trained = contest.build_fused(
-        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+        base, field, params, 0, scored=None, log=lambda *_: None, should_stop=lambda: False
     )
     chains = field.train[:20]
     answers = run_contestant(trained.host, chains, field.setting, FusedContestant(field.setting))
@@ -256,7 +256,7 @@ def test_given_plans_rerun_only_what_differs(
     base: BaseModel, field: contest.Ground, params: Params
 ) -> None:
     trained = contest.build_fused(
-        base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
+        base, field, params, 0, scored=None, log=lambda *_: None, should_stop=lambda: False
     )
     chains, setting = field.train[:10], field.setting
     own = run_contestant(trained.host, chains, setting, FusedContestant(setting))
@@ -276,7 +276,7 @@ def test_saved_policies_choose_the_same_plans(
     planner = contest.build_planner(
         base, field, params, 0, log=lambda step, metrics: None, should_stop=lambda: False
     )
-    features = planner.answers.features_QF
+    features = planner.scored.answers.features_QF
     with torch.no_grad():
         planner.policy.out_AH.normal_(generator=torch.Generator().manual_seed(1))
         planner.policy.mean_F.copy_(features.mean(0))
