@@ -1,0 +1,88 @@
+"""Top-k gates over a bank, in two forms, and how evenly a bank is used. It knows no adapter.
+
+    renormalised        g = softmax(keep the k largest logits)         arXiv 1701.06538, eq. 3 and 5
+    straight_through    g = 1/k at the k largest, backward as the full softmax (arXiv 1308.3432)
+
+Both sum to 1. Renormalised with k = 1 is constantly 1: no gradient reaches the router, so it is
+refused. The balance loss of Switch Transformer stands in `bem.gating`.
+
+Legend: X any leading shape, K experts, k chosen ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bem.errors import InvalidInputError
+from bem.gating import load, top_k
+
+Gate = Literal["renormalised", "straight_through"]
+
+
+def gates(logits_XK: Tensor, k: int, gate: Gate) -> Tensor:
+    """Gates (..., K), zero outside the k largest logits, summing to 1."""
+    chosen_XK = top_k(logits_XK, k)
+    if gate == "renormalised":
+        if k == 1:
+            raise InvalidInputError("Renormalised top-1 gates are constant: no router gradient.")
+        return logits_XK.masked_fill(~chosen_XK, float("-inf")).softmax(-1)
+    p_XK = logits_XK.softmax(-1)
+    return chosen_XK.to(p_XK.dtype) / k + p_XK - p_XK.detach()
+
+
+def importance_loss(gates_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
+    """CV(importance)^2, importance the sum of each expert's gates over a batch.
+
+    arXiv 1701.06538, equations 6 and 7, with the variance of the K experts (not a sample's).
+    """
+    sum_K = _masked(gates_BTK, token_mask_BT).sum((0, 1))
+    return sum_K.var(unbiased=False) / sum_K.mean().square().clamp_min(1e-10)
+
+
+def mean_entropy(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
+    """The mean entropy (nats) of a token's probabilities: small where routing is decided."""
+    entropy_BT1 = torch.special.entr(p_BTK).sum(-1, keepdim=True)
+    count = entropy_BT1.numel() if token_mask_BT is None else token_mask_BT.sum().clamp_min(1)
+    return _masked(entropy_BT1, token_mask_BT).sum() / count
+
+
+def utilisation_gap(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
+    """log K minus the entropy (nats) of the mean probabilities: 0 where the bank is used evenly.
+
+    log K - gap - `mean_entropy` is the mutual information of context and expert, which Mod-Squad
+    (arXiv 2212.08066) maximises.
+    """
+    sum_K = _masked(p_BTK, token_mask_BT).sum((0, 1))
+    mean_K = sum_K / sum_K.sum().clamp_min(1e-10)
+    return torch.log(mean_K.new_tensor(len(mean_K))) - torch.special.entr(mean_K).sum()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utilisation:
+    """How evenly the experts of one bank were chosen."""
+
+    load: tuple[float, ...]
+    """Share of all choices that fell on each expert."""
+    effective: float
+    """exp(entropy of the load): K where even, 1 where one expert has all."""
+    used: float
+    """Share of the experts that got at least a tenth of an even load."""
+
+
+def utilisation(gates_BTK: Tensor, token_mask_BT: Tensor | None = None) -> Utilisation:
+    """From gates, of which those above 0 are choices."""
+    load_K = load(gates_BTK > 0, token_mask_BT).double()
+    experts = len(load_K)
+    return Utilisation(
+        load=tuple(load_K.tolist()),
+        effective=float(torch.special.entr(load_K).sum().exp()),
+        used=float((load_K >= 0.1 / experts).double().mean()),
+    )
+
+
+def _masked(x_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
+    return x_BTK if token_mask_BT is None else x_BTK * token_mask_BT.unsqueeze(-1).to(x_BTK.dtype)
