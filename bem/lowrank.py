@@ -46,3 +46,12 @@ def uniform_down(rank: int, in_features: int, generator: torch.Generator) -> nn.
 def zero_up(out_features: int, rank: int) -> nn.Parameter:
     """The other factor starts at zero, so the delta does."""
     return nn.Parameter(torch.zeros(out_features, rank))
+
+
+def add_delta(
+    y_BTO: Tensor, delta_BTO: Tensor, scale: float, strength_rows: Tensor | None
+) -> Tensor:
+    """y + scale * strength * delta, in y's precision."""
+    if strength_rows is not None:
+        delta_BTO = delta_BTO * strength_rows.to(delta_BTO.dtype)
+    return torch.add(y_BTO, delta_BTO.to(y_BTO.dtype), alpha=scale)
