@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stats.report.context import Extra, Failure, MissionInfo, ReportContext
+from stats.report.context import Extra, Fact, Failure, MissionInfo, ReportContext
 from stats.report.html import write_report
 
-__all__ = ["Extra", "Failure", "MissionInfo", "ReportContext", "write_report"]
+__all__ = ["Extra", "Fact", "Failure", "MissionInfo", "ReportContext", "write_report"]

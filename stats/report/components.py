@@ -1,21 +1,24 @@
 """Variance bars: which part of an estimate's uncertainty comes from seeds, items and the rest.
 
 The parts are contributions to the variance of the mean, seed / S, example / N and residual /
-(S N), so the longest bar says what to buy more of.
+(S N), so the longest bar says what to buy more of. One bar a gate, the primary one first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from stats.report.theme import MUTED, SERIES, style
+from stats.report.theme import MUTED, PAPER, SERIES, shorten, style
 from stats.result import GateResult
 from stats.verdict import MissionVerdict
 
 PARTS = ("seeds", "test items", "residual")
+_HEAD, _FOOT, _ROW, _GAP = 0.42, 0.06, 0.3, 0.14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,12 @@ class Shares:
     seed: float
     example: float
     residual: float
+    primary: bool = False
+
+    @property
+    def parts(self) -> tuple[float, float, float]:
+        """In the order of `PARTS`."""
+        return self.seed, self.example, self.residual
 
 
 def shares(mission: str, gate: GateResult) -> Shares | None:
@@ -43,58 +52,99 @@ def shares(mission: str, gate: GateResult) -> Shares | None:
     if total == 0:
         return None
     seed, example, residual = (part / total for part in parts)
-    return Shares(mission=mission, gate=gate.gate, seed=seed, example=example, residual=residual)
+    return Shares(
+        mission=mission,
+        gate=gate.gate,
+        seed=seed,
+        example=example,
+        residual=residual,
+        primary=gate.primary,
+    )
+
+
+def all_shares(verdicts: Sequence[MissionVerdict]) -> list[Shares]:
+    """Shares of every gate that has them; a mission's primary gate first."""
+    found: list[Shares] = []
+    for verdict in verdicts:
+        gates = sorted(verdict.gates, key=lambda gate: (not gate.primary, not gate.required))
+        found += [bar for gate in gates if (bar := shares(verdict.mission, gate)) is not None]
+    return found
+
+
+def described(verdicts: Sequence[MissionVerdict]) -> str:
+    """The bars in words."""
+    return " ".join(
+        f"{bar.mission} {bar.gate}: "
+        + ", ".join(f"{name} {part:.0%}" for name, part in zip(PARTS, bar.parts, strict=True))
+        + "."
+        for bar in all_shares(verdicts)
+    )
 
 
 def components_figure(verdicts: Sequence[MissionVerdict], width: float = 10.4) -> Figure | None:
-    """One bar a mission, of its primary gate; None where there is nothing to show."""
-    found = [shares(verdict.mission, verdict.primary) for verdict in verdicts]
-    bars = [bar for bar in found if bar is not None]
+    """One bar a gate, grouped by mission; None where there is nothing to show.
+
+    Args:
+        width: inches; below 6 the names stand above their bars.
+    """
+    bars = all_shares(verdicts)
     if not bars:
         return None
+    narrow = width < 6
+    row = _ROW * 1.75 if narrow else _ROW
+    missions = list(dict.fromkeys(bar.mission for bar in bars))
+    height = _HEAD + _FOOT + row * len(bars) + _GAP * (len(missions) - 1)
+    left = 0.02 if narrow else 3.0
     with style():
-        height = 0.62 + 0.36 * len(bars)
         figure = Figure(figsize=(width, height))
-        left = 0.34
-        axes = figure.add_axes(
-            (left / width, 0.3 / height, 1 - (left + 0.1) / width, 1 - 0.62 / height)
-        )
-        for at, bar in enumerate(bars):
-            start = 0.0
-            for part, colour in zip((bar.seed, bar.example, bar.residual), SERIES, strict=False):
-                axes.barh(at, part, left=start, color=colour, height=0.56, alpha=0.85)
-                if part > 0.07:
-                    axes.text(
-                        start + part / 2,
-                        at,
-                        f"{part:.0%}",
-                        ha="center",
-                        va="center",
-                        color="#040404",
-                        size=8.0,
-                    )
-                start += part
-        axes.set_yticks(range(len(bars)), [bar.mission for bar in bars], size=10, weight="bold")
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.set_xticks([])
-        axes.spines["bottom"].set_visible(False)
-        for at, (name, colour) in enumerate(zip(PARTS, SERIES, strict=False)):
-            figure.text(
-                (left + 0.05 + at * 1.05) / width,
-                1 - 0.16 / height,
-                "■",
-                color=colour,
-                size=9,
-                va="center",
-            )
-            figure.text(
-                (left + 0.22 + at * 1.05) / width,
-                1 - 0.16 / height,
-                name,
-                color=MUTED,
-                size=8.5,
-                va="center",
-            )
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        axes.axis("off")
+        _legend(axes, 0.02)
+        y = _HEAD
+        before = bars[0].mission
+        for bar in bars:
+            if bar.mission != before:
+                y += _GAP
+                before = bar.mission
+            _name(axes, bar, y, left, narrow=narrow)
+            middle = y + row * (0.68 if narrow else 0.5)
+            _bar(axes, bar, middle, left, width - left - 0.06)
+            y += row
     return figure
+
+
+def _name(axes: Any, bar: Shares, y: float, left: float, *, narrow: bool) -> None:
+    weight = "bold" if bar.primary else "normal"
+    text = f"{bar.mission}  {shorten(bar.gate, 40)}"
+    if narrow:
+        axes.text(left, y + 0.13, text, size=9.0, va="center", weight=weight)
+    else:
+        axes.text(left - 0.12, y + _ROW / 2, text, size=9.0, va="center", ha="right", weight=weight)
+
+
+def _bar(axes: Any, bar: Shares, middle: float, left: float, width: float) -> None:
+    half = 0.1
+    start = left
+    for part, colour in zip(bar.parts, SERIES, strict=False):
+        size = part * width
+        axes.add_patch(Rectangle((start, middle - half), size, 2 * half, color=colour, linewidth=0))
+        if size > 0.34:
+            axes.text(
+                start + size / 2,
+                middle,
+                f"{part:.0%}",
+                ha="center",
+                va="center_baseline",
+                color=PAPER,
+                size=8.5,
+            )
+        start += size
+
+
+def _legend(axes: Any, left: float) -> None:
+    for at, (name, colour) in enumerate(zip(PARTS, SERIES, strict=False)):
+        x = left + at * 1.1
+        axes.add_patch(Rectangle((x, 0.1), 0.13, 0.13, color=colour, linewidth=0))
+        axes.text(x + 0.2, 0.17, name, color=MUTED, size=9.0, va="center_baseline")

@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+Status = Literal["yes", "no", "open"]
+"""yes: done; no: done, and it did not hold; open: not done or not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """What the runner knows about one line of the checklist."""
+
+    answer: str
+    """In words, with the figures of this run."""
+    where: str = ""
+    """Where it is proven: a file, a link of the ledger's chain, a digest."""
+    status: Status = "yes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,5 +92,8 @@ class ReportContext:
     failures: Sequence[Failure] = ()
     notes: Sequence[str] = ()
     """Lines that belong above everything else, such as `simulated data`."""
-    checklist: Mapping[str, str] = field(default_factory=dict)
-    """Answers to checklist lines that only the runner knows (keys in stats.report.checklist)."""
+    checklist: Mapping[str, Fact | str] = field(default_factory=dict)
+    """Answers to checklist lines that only the runner knows (keys in stats.report.checklist); a
+    text alone is an answer that holds."""
+    calibration: Fact | None = None
+    """What identical arms gave in the same pipeline, shown as a badge; None: not measured."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from stats.errors import StatsError
 from stats.report.context import Extra
-from stats.report.theme import SERIES, style
+from stats.report.theme import SERIES, clean, shorten, style
 
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
@@ -29,13 +30,20 @@ def curves_figure(extra: Extra, width: float = 7.2) -> Figure:
                 linewidth=1.7,
                 marker="o" if len(xs) <= 12 else None,
                 markersize=3.5,
-                label=label,
+                label=shorten(label, 26),
             )
         if extra.log2_x:
             axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power_of_two(x)))
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.set_xlabel(extra.x_label)
-        axes.set_ylabel(extra.y_label)
+        axes.set_xlabel(clean(extra.x_label))
+        axes.set_ylabel(clean(extra.y_label))
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     return figure
+
+
+def _power_of_two(value: float) -> str:
+    """`512`, `8k`, `128k`."""
+    whole = value / 1024
+    return f"{whole:g}k" if whole >= 1 and whole == int(whole) else f"{value:g}"

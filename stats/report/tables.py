@@ -1,4 +1,4 @@
-"""The verdict table as Markdown, LaTeX (booktabs) and JSON, and the figures that tables share.
+"""The verdict table as rows, Markdown and JSON, and the way in which figures are written.
 
 A figure that does not exist is an en dash, never 0 and never NaN.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from stats.family import counted as members
 from stats.result import BootstrapInterval, GateResult, Interval
 from stats.verdict import MissionVerdict
 
@@ -52,8 +53,8 @@ def unit(gate: GateResult) -> str:
 
 
 def effect(gate: GateResult, name: str) -> float | None:
-    """One effect size of a gate, over examples."""
-    return next((e.value for e in gate.effects if e.name == name and e.unit == "examples"), None)
+    """One effect size of a gate, over test items or their clusters."""
+    return next((e.value for e in gate.effects if e.name == name and e.unit != "seeds"), None)
 
 
 def verdict_rows(verdicts: Sequence[MissionVerdict]) -> list[tuple[str, ...]]:
@@ -62,26 +63,75 @@ def verdict_rows(verdicts: Sequence[MissionVerdict]) -> list[tuple[str, ...]]:
     for verdict in verdicts:
         gate = verdict.primary
         against = f"{gate.treatment} vs {gate.versus}" if gate.versus else gate.treatment
-        estimate = figure(gate.estimate, gate.scale, signed=True)
-        suffix = f" {unit(gate)}" if gate.estimate is not None and unit(gate) else ""
         rows.append(
             (
                 verdict.mission,
                 against,
                 gate.metric,
-                f"{estimate} {interval_text(gate.interval, gate.scale)}{suffix}",
+                estimate_text(gate),
                 p_text(verdict.p_value),
                 p_text(verdict.family.p_bh if verdict.family else None),
-                figure(effect(gate, "d_av")),
-                figure(gate.mde, gate.scale),
-                verdict.verdict,
+                effect_text(effect(gate, "d_av")),
+                NONE
+                if gate.mde is None
+                else f"{figure(gate.mde, gate.scale)} {unit(gate)}".strip(),
+                verdict_text(verdict),
             )
         )
     return rows
 
 
+def estimate_text(gate: GateResult) -> str:
+    """`+2.10 [+0.90, +3.30] pp`, without an interval where there is none."""
+    if gate.estimate is None:
+        return NONE
+    signed = gate.kind != "bound"
+    parts = [figure(gate.estimate, gate.scale, signed=signed)]
+    if gate.interval is not None and not descriptive(gate):
+        parts.append(interval_text(gate.interval, gate.scale, signed=signed))
+    return " ".join([*parts, unit(gate)]).strip()
+
+
+def distance_text(value: float | None, gate: GateResult) -> str:
+    """A distance on a gate's scale, such as its detectable effect: `2.70 pp`."""
+    if value is None:
+        return NONE
+    return f"{figure(value, gate.scale)} {'pp' if gate.scale == 'fraction' else ''}".strip()
+
+
+def descriptive(gate: GateResult) -> bool:
+    """True for gates that compare a figure with a limit and test nothing."""
+    return gate.details.get("decide_on") == "point"
+
+
+def seed_range(gate: GateResult) -> str:
+    """`50.00 to 100.00`: smallest and largest value of a seed."""
+    if len(gate.seed_estimates) < 2:
+        return NONE
+    low, high = min(gate.seed_estimates), max(gate.seed_estimates)
+    return f"{figure(low, gate.scale)} to {figure(high, gate.scale)}"
+
+
+def effect_text(value: float | None) -> str:
+    """A standardised effect: two decimals with its sign."""
+    return NONE if value is None else f"{value:+.2f}"
+
+
+def verdict_text(verdict: MissionVerdict) -> str:
+    """The verdict, and how far the plan was carried out where it ended early."""
+    if verdict.stopped is None:
+        return verdict.verdict
+    seeds = f"{len(verdict.stopped.seeds)} of {verdict.stopped.planned} seeds"
+    return f"{verdict.verdict} ({verdict.stopped.kind}, {seeds})"
+
+
+def level_text(level: float) -> str:
+    """`95 %`, or what a look before the end leaves of it."""
+    return f"{level * 100:.4g} %"
+
+
 HEADER = (
-    "mission", "comparison", "metric", "estimate [95 %]", "p", "p_BH", "d_av", "MDE", "verdict",
+    "mission", "comparison", "metric", "estimate [interval]", "p", "p_BH", "d_av", "MDE", "verdict",
 )  # fmt: skip
 
 
@@ -90,62 +140,45 @@ def footnote(verdicts: Sequence[MissionVerdict]) -> str:
     sizes = ", ".join(
         f"{v.mission} {len(v.seeds)} x {v.num_examples:,}" for v in verdicts if v.num_examples
     )
-    family = next((len(v.family.family) for v in verdicts if v.family is not None), 0)
-    resamples = verdicts[0].resamples if verdicts else 0
-    return (
-        f"Estimate and interval: two-way (seeds x examples) Satterthwaite t, primary gate. "
-        f"Seeds x test items: {sizes or NONE}. p: largest one-sided p of the required gates "
-        f"(intersection-union); p_BH: Benjamini-Hochberg over {family} missions. d_av: Hedges-"
-        f"corrected, over examples. MDE: smallest distance from the margin found with 80 % power. "
-        f"Bootstrap intervals in the gate table: {resamples:,} crossed resamples."
+    family = next((v.family for v in verdicts if v.family is not None), None)
+    adjusted = (
+        f"p_BH: Benjamini-Hochberg over {members(family.family)}, q = {family.q:g}"
+        if family is not None
+        else "p_BH: none, no mission of this run has a verdict to adjust"
     )
+    levels = sorted({v.level for v in verdicts})
+    level = ""
+    if levels not in ([], [0.95]):
+        level = f" at {', '.join(f'{v.mission} {level_text(v.level)}' for v in verdicts)}"
+    resamples = sorted({v.resamples for v in verdicts})
+    return (
+        f"Estimate and interval{level}: two-way (seeds x examples) Satterthwaite t, primary gate. "
+        f"S x N (seeds x test items): {sizes or NONE}. p: largest one-sided p of the required "
+        f"gates (intersection-union). {adjusted}. d_av: Hedges-corrected, over test items. MDE: "
+        f"smallest distance from the margin found with 80 % power. Bootstrap intervals elsewhere: "
+        f"crossed BCa, B = {', '.join(f'{b:,}' for b in resamples) or NONE}, width calibrated to t."
+    )
+
+
+def counted(number: int, name: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def markdown_table(verdicts: Sequence[MissionVerdict]) -> str:
     """The verdict table with its reasons."""
     lines = [f"| {' | '.join(HEADER)} |", f"|{'|'.join('---' for _ in HEADER)}|"]
-    lines += [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-        for row in verdict_rows(verdicts)
-    ]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in verdict_rows(verdicts)]
     lines += ["", footnote(verdicts), ""]
     for verdict in verdicts:
-        reasons = "; ".join(verdict.reasons)
-        lines.append(f"- **{verdict.mission}: {verdict.verdict}.** {reasons}")
+        reasons = _cell("; ".join(verdict.reasons))
+        lines.append(f"- **{verdict.mission}: {verdict_text(verdict)}.** {reasons}")
     return "\n".join(lines) + "\n"
 
 
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"$<$", ">": r"$>$", NONE: "--",
-}  # fmt: skip
-
-
-def tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_TEX.get(character, character) for character in text)
-
-
-def latex_table(verdicts: Sequence[MissionVerdict]) -> str:
-    """A booktabs table; needs \\usepackage{booktabs}."""
-    head = " & ".join(tex(name) for name in HEADER[:5])
-    head += r" & $p_{\mathrm{BH}}$ & $d_{\mathrm{av}}$ & MDE & verdict"
-    body = [" & ".join(tex(cell) for cell in row) + r" \\" for row in verdict_rows(verdicts)]
-    return "\n".join(
-        [
-            r"\begin{tabular}{lllrrrrrl}",
-            r"\toprule",
-            head + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-            r"\smallskip\footnotesize " + tex(footnote(verdicts)),
-            "",
-        ]
-    )
+def _cell(text: str) -> str:
+    """Text that ends no cell, starts no line and holds no tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def json_text(verdicts: Sequence[MissionVerdict]) -> str:

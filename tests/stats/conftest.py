@@ -65,11 +65,11 @@ def binary_pair(
     return arm(base + effect), arm(base)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_table() -> MakeTable:
     return table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_pair() -> MakePair:
     return binary_pair
