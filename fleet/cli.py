@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 from typer.exceptions import Abort, TyperException
 
+from fleet.commands.calibrate import calibrate
 from fleet.commands.doctor import doctor
 from fleet.commands.judge import judge
 from fleet.commands.launch import launch
@@ -35,7 +36,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a mission failed, 2 usage, 3 configuration, 4 environment, "
     "5 storage, 6 not found, 7 nothing promoted, 75 preempted, 130/143 signals.",
 )
-COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge)
+COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge, calibrate)
 for command in COMMANDS:
     app.command()(command)
 
