@@ -30,7 +30,7 @@ from stats.report.theme import (
 from stats.result import GateResult
 from stats.verdict import MissionVerdict
 
-COMPARING = ("superiority", "non_inferiority", "contrast", "time_to_event", "equivalence")
+COMPARING = ("superiority", "non_inferiority", "contrast", "time_to_event", "equivalence", "slope")
 Standing = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "INVALID", "WITHHELD", "STOPPED"]
 UNDECIDED: tuple[Standing, ...] = ("WITHHELD", "INVALID", "STOPPED")
 """Standings under which no gate may look like a success."""
@@ -73,7 +73,7 @@ WIDE = Layout(
     width=10.4, label_width=3.0, figure_width=2.05, row_height=0.46, font_size=9.0, label_chars=44
 )
 NARROW = Layout(
-    width=4.0, label_width=0.0, figure_width=0.0, row_height=0.95, font_size=9.5, label_chars=50
+    width=4.0, label_width=0.0, figure_width=0.0, row_height=1.0, font_size=9.5, label_chars=50
 )
 _HEAD, _NEXT, _FOOT, _EMPTY, _MARGIN = 0.38, 0.08, 0.5, 0.62, 0.12
 
@@ -105,8 +105,9 @@ def panels(verdicts: Sequence[MissionVerdict]) -> list[tuple[MissionVerdict, lis
     for verdict in verdicts:
         groups: dict[object, list[GateResult]] = {}
         for gate in forest_rows(verdict):
-            # Figures in their own units (prompts, log ratios) get an axis each.
-            key: object = "fraction" if gate.scale == "fraction" else gate.gate
+            # Figures in their own units (prompts, log ratios, per doubling) get an axis each.
+            shared = gate.scale == "fraction" and gate.kind != "slope"
+            key: object = "fraction" if shared else gate.gate
             groups.setdefault(key, []).append(gate)
         found += [(verdict, rows) for rows in groups.values()] or [(verdict, [])]
     return found
@@ -229,7 +230,8 @@ def _panel(axes: Any, verdict: MissionVerdict, rows: list[GateResult], layout: L
     low, high = _limits(rows, factor)
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7 if layout.label_width else 5))
-    axes.axvline(0.0, color=RULE, linewidth=1.0, zorder=0)
+    if layout.label_width:
+        axes.axvline(0.0, color=RULE, linewidth=1.0, zorder=0)
     for at, gate in enumerate(rows):
         _row(axes, at, gate, factor, standing(verdict), layout)
         _labels(axes, at, gate, verdict, layout)
@@ -247,6 +249,8 @@ def _row(
     # A gate that passes inside an invalid or withheld mission must not look like a success.
     void = state in UNDECIDED
     colour = VERDICT_COLOURS[state] if void else DECISION_COLOURS[gate.decision]
+    if above:  # a line through the whole panel would run through the labels
+        axes.plot([0, 0], [y - reach, y + reach], color=RULE, linewidth=1.0, zorder=0)
     for seed_estimate in gate.seed_estimates:
         x = seed_estimate * factor
         axes.plot([x, x], [y - reach, y + reach], color=MUTED, linewidth=1.3, alpha=0.5, zorder=1)
@@ -292,10 +296,10 @@ def _labels(axes: Any, at: int, gate: GateResult, verdict: MissionVerdict, layou
     colour = VERDICT_COLOURS[state] if void else DECISION_COLOURS[gate.decision]
     decided = decision_text(verdict, gate)
     if not layout.label_width:
-        axes.text(0.0, at - 0.4, who, size=size, weight=weight, ha="left", **kept)
+        axes.text(0.0, at - 0.38, who, size=size, weight=weight, ha="left", **kept)
         metric = shorten(f"{gate.metric} · {values_text(gate)}", layout.label_chars + 4)
-        axes.text(0.0, at - 0.17, metric, size=size - 0.5, color=MUTED, ha="left", **kept)
-        axes.text(1.0, at - 0.4, decided, size=size - 0.5, color=colour, ha="right", **kept)
+        axes.text(0.0, at - 0.16, metric, size=size - 0.5, color=MUTED, ha="left", **kept)
+        axes.text(1.0, at - 0.38, decided, size=size - 0.5, color=colour, ha="right", **kept)
         return
     axes.text(-0.02, at - 0.17, who, size=size, weight=weight, ha="right", **kept)
     what = shorten(f"{gate.metric} · {gate.gate}", layout.label_chars)
@@ -323,6 +327,9 @@ def _limits(rows: Sequence[GateResult], factor: float) -> tuple[float, float]:
 
 
 def _axis_label(rows: Sequence[GateResult]) -> str:
+    if rows[0].kind == "slope":
+        unit_ = "percentage points" if rows[0].scale == "fraction" else rows[0].metric
+        return f"{shorten(unit_, 40)} per doubling"
     if rows[0].scale == "fraction":
         return "percentage points"
     kind = {"equivalence": "log ratio", "time_to_event": "time gained"}

@@ -41,6 +41,7 @@ def measured_sentence(verdict: MissionVerdict) -> str:
         "contrast": f"contrast on {gate.metric}",
         "time_to_event": f"time gained on {gate.metric}",
         "monotone": f"slope of {gate.metric} per level",
+        "slope": f"change of {gate.metric} per doubling",
     }.get(gate.kind, f"{gate.metric}")
     better = " (less is better; a positive figure is an improvement)"
     turned = better if gate.kind == "superiority" and less_is_better(gate) else ""
