@@ -99,6 +99,7 @@ class AdapterHost(nn.Module):
         for site in adapter.sites:
             if site.name not in self._wrapped:
                 self._wrapped[site.name] = self._wrap(site.name)
+        adapter.bind([self._wrapped[site.name].base for site in adapter.sites])
         if adapter.feature_layer is not None:
             self._observe(adapter.feature_layer)
         return adapter
@@ -413,7 +414,7 @@ class AdapterHost(nn.Module):
 
     def _part(self, name: str, part: str) -> Sequence[nn.Parameter]:
         if part == "all":
-            return list(self[name].parameters())
+            return self[name].trainable()
         if part != "controller":
             raise InvalidInputError(f"Unknown part '{part}'. Known: all, controller.")
         controller = self[name].controller_parameters()

@@ -233,6 +233,13 @@ class Adapter(nn.Module, ABC):
             "or to mix. Distil it to a LoRA first."
         )
 
+    def bind(self, linears: Sequence[nn.Module]) -> None:
+        """Called when put on a base, with its own linears at `sites`: frozen, to be read only."""
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training may change; frozen parts are left out."""
+        return list(self.parameters())
+
     def num_parameters(self) -> int:
         """Trainable parameters as they stand."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -247,10 +247,10 @@ def test_gradients_reach_only_the_adapter(host: AdapterHost, config: AdapterConf
     adapter = add(host, config)
     batch = batch_of()
     target_loss(host, batch, batch.routing()).backward()
-    trained = {id(p) for p in adapter.parameters()}
+    trained = {id(p) for p in adapter.trainable()}
     for parameter in host.parameters():
         assert (parameter.grad is not None) == (id(parameter) in trained)
-    for parameter in adapter.parameters():
+    for parameter in adapter.trainable():
         assert bool((parameter.grad != 0).any())
 
 
@@ -367,4 +367,4 @@ def test_autocast_stays_close(host: AdapterHost, config: AdapterConfig) -> None:
     bound = 0.25 if adapter.routes_hard else 0.05  # a rounded input may choose another expert
     assert float((rough - exact).abs().mean()) < bound * float(exact.abs().mean())
     loss.backward()
-    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in adapter.parameters())
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in adapter.trainable())

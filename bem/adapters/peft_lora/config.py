@@ -1,0 +1,20 @@
+"""Config of peft_lora; it knows no torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from bem.interfaces import AdapterConfig
+
+
+class PeftLoraConfig(AdapterConfig):
+    """dW = (alpha / rank) * up down, computed by PEFT."""
+
+    kind: ClassVar[str] = "peft_lora"
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the delta at every site."""
+    alpha: float = Field(default=16.0, gt=0)
+    """Numerator of the scale alpha / rank."""
