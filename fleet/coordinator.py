@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleet.between_seeds import SeedWatch
 from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
@@ -60,6 +61,13 @@ class _Mission:
     jobs: list[JobThread] = field(default_factory=list)
     verdict_ref: Any = None
     verdict: dict[str, Any] | None = None
+    watch: SeedWatch | None = None
+    """Set once the ledger is open."""
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """Why the mission ended before its planned seeds, if it did."""
+        return self.watch.stop if self.watch is not None else None
 
     @property
     def over(self) -> bool:
@@ -159,6 +167,8 @@ class _Campaign:
             .options(name=STATS_ACTOR, **lasting)
             .remote(str(self._settings.paths.root))
         )
+        for mission in self._missions.values():
+            mission.watch = SeedWatch(mission.work.spec, self._ledger, self._stats)
 
     def loop(self, reader: LedgerReader, on_tick: OnTick) -> None:
         """Until every mission has its verdict, or a signal came."""
@@ -202,10 +212,7 @@ class _Campaign:
         self._ledger.call("checkpoint")
         self._ledger.call("close")
         with LedgerReader(self._settings.paths.ledger) as reader:
-            counts = reader.counts()
-        failed = tuple(
-            name for name in sorted(counts) if any(s is not RunState.DONE for s in counts[name])
-        )
+            failed = tuple(name for name in sorted(reader.counts()) if self._bad(reader, name))
         return CampaignResult(verdicts=tuple(verdicts), failed=failed, digest=digest, wall_s=wall_s)
 
     def end_jobs(self) -> None:
@@ -234,7 +241,7 @@ class _Campaign:
         loads = []
         for name, mission in self._missions.items():
             alive = [job for job in mission.jobs if not job.ended]
-            if not alive:
+            if not alive or mission.stopped is not None:
                 continue
             packs = reader.packs(name)
             took = [p.ended_at - p.leased_at for p in packs if p.ended_at and p.leased_at]
@@ -294,6 +301,8 @@ class _Campaign:
         import ray
 
         for name, mission in self._missions.items():
+            if mission.jobs and mission.watch and mission.verdict_ref is None:
+                mission.watch.step(reader)
             for job in mission.jobs:
                 if job.ended and not job.noted:
                     job.noted = True
@@ -301,16 +310,26 @@ class _Campaign:
             if mission.over or not mission.jobs or any(not job.ended for job in mission.jobs):
                 continue
             if mission.verdict_ref is None:
-                if self._goes_on(reader, name, mission):
+                if mission.watch and mission.watch.holds_verdict(reader):
+                    continue
+                if mission.stopped is None and self._goes_on(reader, name, mission):
                     continue
                 self._settle(reader, name, mission)
                 self._ledger.set_phase(name, "judging")
-                mission.verdict_ref = self._stats.judge.options(name=f"judge {name}").remote(name)
+                mission.verdict_ref = self._stats.judge.options(name=f"judge {name}").remote(
+                    name, stopped=mission.stopped
+                )
             ready, _ = ray.wait([mission.verdict_ref], timeout=0)
             if ready:
                 mission.verdict = ray.get(mission.verdict_ref)
-                bad = reader.counts()[name].keys() - {RunState.DONE}
-                self._ledger.set_phase(name, "failed" if bad else "judged")
+                self._ledger.set_phase(name, "failed" if self._bad(reader, name) else "judged")
+
+    def _bad(self, reader: LedgerReader, name: str) -> bool:
+        """Whether the mission has a run that is not as it should be at the end."""
+        fine = {RunState.DONE}
+        if self._missions[name].stopped is not None:
+            fine.add(RunState.CANCELLED)
+        return bool(reader.counts()[name].keys() - fine)
 
     def _note_end(self, name: str, job: JobThread) -> None:
         wall_s = time.monotonic() - job.started
@@ -337,7 +356,9 @@ class _Campaign:
     def _settle(self, reader: LedgerReader, name: str, mission: _Mission) -> None:
         """Runs that nobody will take up again become failures with a reason."""
         left = [row for row in reader.runs(name) if not row.state.is_terminal]
-        if left:
+        if left and mission.watch and mission.stopped is not None:
+            self._ledger.call("cancel", [name], mission.watch.stop_text)
+        elif left:
             error = next((job.error for job in mission.jobs if job.error), None)
             reason = f"the worker group ended with {len(left)} runs open" + (
                 f": {type(error).__name__}" if error else ""
@@ -356,7 +377,7 @@ class _Campaign:
         word = signal.Signals(number).name
         names = [name for name, mission in self._missions.items() if not mission.over]
         for name in names:
-            self._ledger.call("request_stop", name, word)
+            self._ledger.call("request_stop", name, f"stopped by {word}")
         deadline = time.monotonic() + self._settings.grace_s
         while time.monotonic() < deadline and self._held(reader):
             on_tick(reader, False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import NotFoundError
+from fleet.interim_table import interim_table
 from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Decision, RunRow, Timing
@@ -28,9 +29,11 @@ from fleet.states import RunState
 from fleet.stats_actor import read_scores
 from fleet.verdicts import verdict_digest
 from missions.spec import MissionSpec
+from stats.plain import from_plain
 from stats.report import Extra, Failure, MissionInfo, ReportContext, write_report
-from stats.report.html import measured_sentence
+from stats.report.wording import measured_sentence
 from stats.scores import ScoreTable
+from stats.sequential.stop import EarlyStop
 from stats.verdict import MissionVerdict
 
 
@@ -91,6 +94,7 @@ def _context(
         )
         extras[row.mission] = [
             *(_extra(plain) for plain in reader.extras(row.mission)),
+            *filter(None, [interim_table(meta.get(f"interim/{row.mission}", []))]),
             _runs_table(reader, row.mission),
         ]
     timings = reader.timings()
@@ -181,7 +185,24 @@ def _show(value: Any) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
+def _unfinished(reader: LedgerReader, runs: list[RunRow]) -> list[RunRow]:
+    """Runs that are not DONE though they should be: an early end of their mission cancels some."""
+    stopped = {d.body["mission"] for d in reader.decisions() if d.kind == "early_stop"}
+    return [
+        run
+        for run in runs
+        if run.state is not RunState.DONE
+        and not (run.state is RunState.CANCELLED and run.mission in stopped)
+    ]
+
+
 def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
+    unfinished = _unfinished(reader, runs)
+    ends = {
+        from_plain(EarlyStop, {k: v for k, v in d.body.items() if k != "mission"}).text
+        for d in reader.decisions()
+        if d.kind == "early_stop"
+    }
     found = [
         Failure(
             mission=run.mission,
@@ -190,16 +211,13 @@ def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
             error=run.reason or f"left {run.state}",
             resolved=False,
         )
-        for run in runs
-        if run.state is not RunState.DONE
+        for run in unfinished
     ]
     packs = {pack.pack: pack for pack in reader.packs()}
     for event in reader.events(level="warning", limit=100_000):
         pack = packs.get(event.source)
-        if pack is not None:
-            open_runs = any(
-                run.pack == pack.pack and run.state is not RunState.DONE for run in runs
-            )
+        if pack is not None and event.text not in ends:
+            open_runs = any(run.pack == pack.pack for run in unfinished)
             found.append(
                 Failure(
                     mission=pack.mission,
@@ -210,7 +228,7 @@ def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
                 )
             )
     for level in ("error", "alarm"):
-        known = {run.run for run in runs if run.state is not RunState.DONE}
+        known = {run.run for run in unfinished}
         found += [
             Failure(
                 mission=event.source,
@@ -247,6 +265,7 @@ def _document(
                 "title": row.title,
                 "verdict": verdict.verdict,
                 "reasons": list(verdict.reasons),
+                "stopped": verdict.stopped.text if verdict.stopped else None,
                 "measured": measured_sentence(verdict),
                 "p_value": verdict.p_value,
                 "p_bh": verdict.family.p_bh if verdict.family else None,
@@ -276,8 +295,7 @@ def _document(
         "missions": rows,
         "failures": [
             {"run": run.run, "state": run.state.value, "error": run.reason}
-            for run in runs
-            if run.state is not RunState.DONE
+            for run in _unfinished(reader, runs)
         ],
         "verdict_digest": verdict_digest([verdict.to_dict() for verdict in verdicts]),
         "time": {"wall_s": wall_s, **_time(timings, meta)},

@@ -7,6 +7,7 @@ restarted actor gives the same figures. Knows neither models nor packs.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import pandas as pd
 
 from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import ResultRow
 from fleet.settings import RunPaths
 from fleet.states import RunState
 from missions.judging import plan_of
 from missions.spec import MissionSpec
 from stats.plain import from_plain
 from stats.scores import COLUMNS, ScoreTable
+from stats.sequential.interim import interim_view
+from stats.sequential.stop import EarlyStop
 from stats.verdict import ArmCost, MissionVerdict, judge, judge_family
 
 
@@ -33,8 +37,37 @@ class StatsService:
         """True once the process is up and its imports are done."""
         return True
 
-    def judge(self, mission: str, resamples: int = 10_000) -> dict[str, Any]:
-        """The verdict on one mission, as plain data; incomplete grids give INVALID."""
+    def interim(self, mission: str, done: int) -> dict[str, Any]:
+        """The INTERIM view after the first `done` planned seeds, with the CPU seconds it took."""
+        started = time.process_time()
+        with LedgerReader(self._paths.ledger) as reader:
+            spec = MissionSpec.model_validate_json(reader.spec_json(mission))
+            first = set(spec.seeds[:done])
+            results = [row for row in reader.results(mission) if row.seed in first]
+        view = interim_view(
+            mission,
+            spec.gates,
+            read_scores(self._paths, [row.scores_file for row in results]),
+            planned=spec.seeds,
+            done=done,
+            costs=_costs(results),
+            futility=spec.futility,
+            looks=spec.looks,
+        )
+        return {"view": view.to_dict(), "cpu_s": time.process_time() - started}
+
+    def judge(
+        self,
+        mission: str,
+        resamples: int = 10_000,
+        stopped: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The verdict on one mission, as plain data; incomplete grids give INVALID.
+
+        Args:
+            stopped: the mission was ended early; the runs of its other seeds do not matter.
+        """
+        stop = None if stopped is None else from_plain(EarlyStop, stopped)
         with LedgerReader(self._paths.ledger) as reader:
             spec = MissionSpec.model_validate_json(reader.spec_json(mission))
             leaks, _ = reader.prepared(mission)
@@ -42,20 +75,18 @@ class StatsService:
             failed = [
                 f"run {row.run} is {row.state}: {row.reason or 'no reason was recorded'}"
                 for row in reader.runs(mission)
-                if row.state is not RunState.DONE
+                if row.state is not RunState.DONE and (stop is None or row.seed in stop.seeds)
             ]
         scores = read_scores(self._paths, [row.scores_file for row in results])
-        costs: Mapping[str, ArmCost] = {
-            row.arm: from_plain(ArmCost, json.loads(row.cost_json)) for row in results
-        }
         verdict = judge(
             plan_of(spec),
             scores,
-            costs,
+            _costs(results),
             rng_seed=spec.data_seed,
             leak_report=leaks,
             invalid=_few(failed),
             resamples=resamples,
+            stopped=stop,
         )
         return verdict.to_dict()
 
@@ -74,6 +105,10 @@ def read_scores(paths: RunPaths, files: Sequence[str]) -> ScoreTable:
     return ScoreTable(
         pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "str")) for name in COLUMNS})
     )
+
+
+def _costs(results: Sequence[ResultRow]) -> dict[str, ArmCost]:
+    return {row.arm: from_plain(ArmCost, json.loads(row.cost_json)) for row in results}
 
 
 def _few(reasons: Sequence[str], limit: int = 3) -> list[str]:

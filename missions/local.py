@@ -27,6 +27,8 @@ from missions.registry import load_mission, resolve
 from missions.spec import MissionSpec
 from missions.split_lock import LocalLock
 from stats.scores import ScoreTable
+from stats.sequential.interim import interim_view
+from stats.sequential.stop import EarlyStop
 from stats.verdict import ArmCost, MissionVerdict, judge
 
 
@@ -108,6 +110,26 @@ def packs_of(spec: MissionSpec) -> tuple[Pack, ...]:
     return tuple(Pack(name=run.name, runs=(run,)) for group in runs for run in group)
 
 
+def early_end(
+    spec: MissionSpec, tables: Sequence[ScoreTable], artifacts: Mapping[Run, Artifact]
+) -> EarlyStop | None:
+    """Whether the rules of the mission file end it with the seeds that are complete now."""
+    done, more = divmod(len(tables), len(spec.arms))
+    has_rules = spec.looks is not None or spec.futility is not None
+    if more or done >= len(spec.seeds) or not has_rules or spec.withhold_verdict is not None:
+        return None
+    return interim_view(
+        spec.id,
+        spec.gates,
+        ScoreTable.concat(tables),
+        planned=spec.seeds,
+        done=done,
+        costs={run.arm: artifact.cost for run, artifact in artifacts.items()},
+        futility=spec.futility,
+        looks=spec.looks,
+    ).stop
+
+
 def run_local(
     mission: Mission, spec: MissionSpec, workdir: Path, *, device: torch.device | None = None
 ) -> LocalResult:
@@ -127,16 +149,25 @@ def run_local(
     lap("prepare")
     artifacts: dict[Run, Artifact] = {}
     tables: list[ScoreTable] = []
+    stopped: EarlyStop | None = None
     for pack in packs_of(spec):
         artifacts.update(mission.train(spec, pack, ctx))
         lap(f"train/{pack.name}")
         for run in pack.runs:
             tables.append(mission.evaluate(spec, run, artifacts[run], "test", ctx))
             lap(f"evaluate/{run.name}")
+        stopped = early_end(spec, tables, artifacts)
+        if stopped is not None:
+            break
     scores = ScoreTable.concat(tables)
     costs = {run.arm: artifact.cost for run, artifact in artifacts.items()}
     verdict = judge(
-        plan_of(spec), scores, costs, rng_seed=spec.data_seed, leak_report=prepared.leak_report
+        plan_of(spec),
+        scores,
+        costs,
+        rng_seed=spec.data_seed,
+        leak_report=prepared.leak_report,
+        stopped=stopped,
     )
     lap("judge")
     return LocalResult(

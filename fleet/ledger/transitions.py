@@ -7,6 +7,7 @@ Here lies how a lease is given back, a run moved and a failure kept; `fleet.poli
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -124,6 +125,13 @@ class Transitions:
         row = self.need("SELECT ended_at FROM attempts WHERE attempt = ?", attempt)
         if row[0] is not None:
             return
+        if cause is Cause.STOPPED:
+            asked = self.one(
+                "SELECT value FROM meta JOIN attempts ON key = 'stop/' || mission"
+                " WHERE attempt = ?",
+                attempt,
+            )
+            reason = str(json.loads(asked[0])) if asked else reason
         self._cx.execute(
             "UPDATE attempts SET ended_at = ?, outcome = ? WHERE attempt = ?",
             (self._clock(), cause.value if cause else "left", attempt),
@@ -147,7 +155,8 @@ class Transitions:
                 self.move(run, RunState.CANCELLED, reason, attempt)
             else:
                 self.fail(run, cause, f"{reason} ({decision.reason})", None, attempt)
-        self.event("warning", pack, f"{reason} ({decision.reason})")
+        why = reason if cause is Cause.STOPPED else f"{reason} ({decision.reason})"
+        self.event("warning", pack, why)
         open_runs = any(not state.is_terminal for _, state in self.states(pack))
         self._cx.execute(
             "UPDATE packs SET owner = NULL, tries = ?, ended_at = ? WHERE pack = ?",

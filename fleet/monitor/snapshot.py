@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ class MissionView:
     eta_s: float | None
     verdict: str | None
     error: str | None
+    interim: dict[str, Any] | None = None
+    """The newest INTERIM view; None before the first seed is complete and after the verdict."""
+    stopped: str | None = None
+    """Why the mission ended before its planned seeds, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +78,25 @@ class Snapshot:
 def take(reader: LedgerReader, *, now: float) -> Snapshot:
     """Looks at the ledger once."""
     meta = reader.meta()
-    verdicts = {
-        decision.body["mission"]: str(decision.body["verdict"])
-        for decision in reader.decisions()
-        if decision.kind == "verdict"
-    }
+    verdicts: dict[str, str] = {}
+    stops: dict[str, str] = {}
+    for decision in reader.decisions():
+        if decision.kind == "verdict":
+            verdicts[decision.body["mission"]] = str(decision.body["verdict"])
+        elif decision.kind == "early_stop":
+            stops[decision.body["mission"]] = stop_text(decision.body)
     rows = reader.missions()
-    views = tuple(_mission(reader, row, verdicts.get(row.mission), now) for row in rows)
+    views = tuple(
+        _mission(
+            reader,
+            row,
+            verdicts.get(row.mission),
+            now,
+            interim=(meta.get(f"interim/{row.mission}") or [None])[-1],
+            stopped=stops.get(row.mission),
+        )
+        for row in rows
+    )
     starts = [row.started_at for row in rows if row.started_at]
     ends = [row.ended_at for row in rows if row.ended_at]
     wall_s = meta.get("wall_s")
@@ -98,7 +115,24 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
     )
 
 
-def _mission(reader: LedgerReader, row: MissionRow, verdict: str | None, now: float) -> MissionView:
+def stop_text(body: Mapping[str, Any]) -> str:
+    """An early end in a few words, without the statistics package."""
+    count = f"after {len(body['seeds'])} of {body['planned']} seeds"
+    if body["kind"] == "success":
+        return f"decided at a planned look {count}"
+    chance = f"chance of gate {body['gate']} to pass {body['conditional_power']:.1%}"
+    return f"stopped for futility {count} ({chance})"
+
+
+def _mission(
+    reader: LedgerReader,
+    row: MissionRow,
+    verdict: str | None,
+    now: float,
+    *,
+    interim: dict[str, Any] | None,
+    stopped: str | None,
+) -> MissionView:
     runs = reader.runs(row.mission)
     seeds = tuple(sorted({run.seed for run in runs}))
     by_arm: dict[str, dict[int, str]] = {}
@@ -123,6 +157,8 @@ def _mission(reader: LedgerReader, row: MissionRow, verdict: str | None, now: fl
         eta_s=_eta(row, reader.packs(row.mission), now),
         verdict=verdict,
         error=row.error,
+        interim=None if verdict else interim,
+        stopped=stopped,
     )
 
 

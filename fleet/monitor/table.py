@@ -36,7 +36,7 @@ VERDICT_STYLE = {
 def render(snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
     """The live table: one line an arm where the terminal is tall enough, else one a mission."""
     rows = sum(len(mission.arms) for mission in snapshot.missions)
-    tall = rows + len(snapshot.missions) + 5 <= height
+    tall = rows + len(snapshot.missions) + len(_between_seeds(snapshot)) + 5 <= height
     table = _by_arm(snapshot, width) if tall else _by_mission(snapshot, width)
     done = sum(mission.done for mission in snapshot.missions)
     total = sum(mission.total for mission in snapshot.missions)
@@ -50,7 +50,22 @@ def render(snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
         head.append("  dead: its driver was killed", style="bold red")
     elif snapshot.silent_s is not None and snapshot.silent_s > 10 and not snapshot.over:
         head.append(f"  a worker has been silent for {snapshot.silent_s:.0f} s", style="yellow")
-    return Group(head, table, Text(LEGEND, style="bright_black"))
+    return Group(head, table, *_between_seeds(snapshot), Text(LEGEND, style="bright_black"))
+
+
+def _between_seeds(snapshot: Snapshot) -> list[Text]:
+    """INTERIM figures of missions without a verdict, and missions that ended early."""
+    lines = []
+    for mission in snapshot.missions:
+        if mission.stopped:
+            lines.append(_one_line(f"{mission.mission} {mission.stopped}", "yellow"))
+        if mission.interim is not None:
+            lines.append(_one_line(f"{mission.mission} {mission.interim['text']}", "cyan"))
+    return lines
+
+
+def _one_line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _by_arm(snapshot: Snapshot, width: int) -> Table:
@@ -133,6 +148,10 @@ def plain_line(before: Snapshot | None, now: Snapshot) -> list[str]:
     lines = []
     for mission in now.missions:
         was = old.get(mission.mission)
+        if mission.interim is not None and (was is None or was.interim != mission.interim):
+            lines.append(f"[{clock(now.elapsed_s)}] {mission.mission} {mission.interim['text']}")
+        if mission.stopped and (was is None or not was.stopped):
+            lines.append(f"[{clock(now.elapsed_s)}] {mission.mission} {mission.stopped}")
         if was and (was.phase, was.done, was.failed, was.verdict) == (
             mission.phase,
             mission.done,

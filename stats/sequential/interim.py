@@ -20,6 +20,7 @@ from stats.plain import from_plain, to_plain
 from stats.result import GateResult
 from stats.scores import ScoreTable
 from stats.sequential.futility import FutilityConfig, GateChance, gate_chance, hopeless
+from stats.sequential.looks import LooksConfig, standing
 from stats.sequential.stop import EarlyStop
 
 LABEL = "INTERIM"
@@ -64,7 +65,7 @@ class InterimView:
     planned: int
     gates: tuple[InterimGate, ...]
     stop: EarlyStop | None
-    """What the mission file's futility rule says, if it has one and it applies."""
+    """What the mission file's own rules (looks, futility) say, if it has any and one applies."""
 
     @property
     def primary(self) -> InterimGate:
@@ -104,7 +105,7 @@ def interim_view(
     done: int,
     costs: Mapping[str, ArmCost] | None = None,
     futility: FutilityConfig | None = None,
-    alpha: float = 0.025,
+    looks: LooksConfig | None = None,
     level: float = 0.95,
 ) -> InterimView:
     """The view after the first `done` seeds of the plan.
@@ -113,7 +114,8 @@ def interim_view(
     seed happened to end first.
 
     Args:
-        alpha: one-sided level of the final test, which the chances are computed for.
+        futility: rule under which the mission ends where it can hardly pass.
+        looks: numbers of seeds at which it may be promoted.
 
     Raises:
         StatsError: `done` is not between 1 and the planned number.
@@ -121,6 +123,48 @@ def interim_view(
     if not 1 <= done <= len(planned):
         raise StatsError(f"Mission {mission!r}: {done} complete seeds of {len(planned)} planned.")
     seeds = tuple(planned[:done])
+    results = _evaluate(gates, scores, seeds, costs, level)
+    alpha = (1.0 - level) / 2.0
+    final = alpha if looks is None else looks.nominal(len(planned), alpha)
+    chances: dict[str, GateChance] = {}
+    for result in results if done < len(planned) else ():
+        chance = gate_chance(result, len(planned), alpha=final)
+        if chance is not None:
+            chances[result.gate] = chance
+    stop: EarlyStop | None = None
+    if looks is not None and done in looks.at_seeds[:-1]:
+        at_look = _evaluate(gates, scores, seeds, costs, 1.0 - 2.0 * looks.nominal(done, alpha))
+        if standing(looks, at_look, done, alpha=alpha).crossed:
+            stop = EarlyStop(kind="success", seeds=seeds, planned=len(planned))
+    if stop is None and futility is not None:
+        required = [chances[r.gate] for r in results if r.required and r.gate in chances]
+        least = hopeless(futility, required, done=done, planned=len(planned))
+        if least is not None:
+            stop = EarlyStop(
+                kind="futility",
+                seeds=seeds,
+                planned=len(planned),
+                gate=least.gate,
+                conditional_power=least.conditional_power,
+                conditional_power_min=futility.conditional_power_min,
+            )
+    return InterimView(
+        label=LABEL,
+        mission=mission,
+        seeds=seeds,
+        planned=len(planned),
+        gates=tuple(_gate(result, chances.get(result.gate), level) for result in results),
+        stop=stop,
+    )
+
+
+def _evaluate(
+    gates: Sequence[GateBase],
+    scores: ScoreTable,
+    seeds: tuple[int, ...],
+    costs: Mapping[str, ArmCost] | None,
+    level: float,
+) -> list[GateResult]:
     context = GateContext(
         scores=scores.select(seeds=seeds),
         resampler=CrossedResamples(rng_seed=0, resamples=RESAMPLES),
@@ -128,33 +172,7 @@ def interim_view(
         costs=costs or {},
         level=level,
     )
-    found: list[InterimGate] = []
-    required: list[GateChance] = []
-    for config in gates:
-        result = evaluate_gate(config, context)
-        chance = gate_chance(result, len(planned), alpha=alpha) if done < len(planned) else None
-        if chance is not None and result.required:
-            required.append(chance)
-        found.append(_gate(result, chance, level))
-    least = hopeless(futility, required, done=done, planned=len(planned)) if futility else None
-    stop = None
-    if least is not None and futility is not None:
-        stop = EarlyStop(
-            kind="futility",
-            seeds=seeds,
-            planned=len(planned),
-            gate=least.gate,
-            conditional_power=least.conditional_power,
-            conditional_power_min=futility.conditional_power_min,
-        )
-    return InterimView(
-        label=LABEL,
-        mission=mission,
-        seeds=seeds,
-        planned=len(planned),
-        gates=tuple(found),
-        stop=stop,
-    )
+    return [evaluate_gate(config, context) for config in gates]
 
 
 def _gate(result: GateResult, chance: GateChance | None, level: float) -> InterimGate:

@@ -21,10 +21,10 @@ class EarlyStop:
     """The seeds that the decision rests on: the first ones of the plan."""
     planned: int
     """Number of seeds that were planned."""
-    gate: str
+    gate: str = ""
     """The gate that can hardly pass any more; empty for a success."""
-    conditional_power: float | None
-    conditional_power_min: float | None
+    conditional_power: float | None = None
+    conditional_power_min: float | None = None
     """What the mission file asks for."""
 
     @property

@@ -36,7 +36,7 @@ from missions.spec import MissionSpec, load_spec, parse_spec
 from stats.scores import ScoreTable
 from stats.verdict import ArmCost
 
-IDS = ("F1", "F2")
+IDS = ("F1", "F2", "F3")
 
 
 class FakeParams(BaseModel):

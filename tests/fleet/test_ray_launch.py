@@ -1,4 +1,4 @@
-"""One launch of two fakes through real Ray: a killed worker, a failing pack, a report.
+"""One launch of fakes through real Ray: a killed worker, a failing pack, a futility stop, a report.
 
 Ray starts once for the module; the launch is the fixture and the tests read what it left.
 """
@@ -44,7 +44,7 @@ class Left:
 
 def order(runs_dir: Path, run_id: str, *overrides: str) -> Order:
     return Order(
-        missions=("F1", "F2"),
+        missions=("F1", "F2", "F3"),
         arms=(),
         profile="laptop",
         overrides=overrides,
@@ -67,7 +67,19 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     error = None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            carry_out(order(runs_dir, "one", "F1:params.kill_once=true", "F2:params.fail=train"))
+            carry_out(
+                order(
+                    runs_dir,
+                    "one",
+                    "F1:params.kill_once=true",
+                    "F2:params.fail=train",
+                    # A treatment that is far worse, seeds slow enough for a stop to save some.
+                    "F3:params.effect=-0.3",
+                    "F3:params.pack_s=3",
+                    "F3:seeds=[0,1,2,3,4,5]",
+                    "F3:futility={conditional_power_min: 0.1, from_seeds: 2}",
+                )
+            )
         except FleetError as raised:
             error = raised
     return Left(root=runs_dir / "one", error=error, out=out.getvalue(), err=err.getvalue())
@@ -91,6 +103,43 @@ def test_a_failing_pack_fails_its_mission_only(left: Left) -> None:
         failed = [row for row in reader.runs("F2") if row.state is RunState.FAILED]
         assert {row.seed for row in failed} == {0}
         assert "told to fail" in str(failed[0].traceback)
+
+
+def test_a_hopeless_mission_is_stopped_and_its_seeds_cancelled(left: Left) -> None:
+    from fake_catalog import FakeMission, parse_spec
+    from fake_catalog import document as fake_document
+
+    from missions.local import run_local
+
+    with left.reader() as reader:
+        states = {row.seed: row.state for row in reader.runs("F3")}
+        decided = next(
+            d.body for d in reader.decisions() if d.kind == "verdict" and d.body["mission"] == "F3"
+        )
+        ends = [d.body for d in reader.decisions() if d.kind == "early_stop"]
+        events = [event.text for event in reader.events() if event.source == "F3"]
+        assert reader.missions()[-1].phase in ("judged", "failed")
+    assert {states[0], states[1]} == {RunState.DONE}
+    assert states[5] is RunState.CANCELLED
+    assert len(ends) == 1
+    assert ends[0]["seeds"] == [0, 1]
+    assert (decided["verdict"], decided["seeds"]) == ("INCONCLUSIVE", [0, 1])
+    assert "stopped for futility after 2 of 6 seeds" in decided["reasons"][0]
+    assert any(text.startswith("INTERIM 2 of 6 seeds: -") for text in events)
+    assert any("stopped for futility" in line for line in left.err.splitlines() if "F3" in line)
+    document = json.loads(left.out)
+    assert not [failure for failure in document["failures"] if failure["run"].startswith("F3")]
+    assert "F3" not in str(left.error)
+    assert "INTERIM figures shown" in (left.root / "report" / "index.html").read_text()
+    # The rule depends on the scores alone: the local runner ends at the same seed.
+    changes = {
+        "seeds": [0, 1, 2, 3, 4, 5],
+        "futility": {"conditional_power_min": 0.1, "from_seeds": 2},
+    }
+    spec = parse_spec({**fake_document("F3", effect=-0.3), **changes}, "fake")
+    local = run_local(FakeMission("F3"), spec, left.root / "local")
+    assert local.verdict.to_dict()["gates"] == decided["gates"]
+    assert local.verdict.scores_digest == decided["scores_digest"]
 
 
 def test_stdout_is_one_json_document(left: Left) -> None:

@@ -287,14 +287,17 @@ def test_a_stop_must_fit_the_plan():
 
 
 def success(seeds):
-    return EarlyStop(
-        kind="success",
-        seeds=seeds,
-        planned=5,
-        gate="",
-        conditional_power=None,
-        conditional_power_min=None,
-    )
+    return EarlyStop(kind="success", seeds=seeds, planned=5)
+
+
+def test_the_view_says_when_a_look_is_crossed():
+    looks = LooksConfig(at_seeds=(3, 5))
+    clear = table(0.6, seed_sd=0.01)
+    assert view(clear, 3, looks=looks).stop == success((0, 1, 2))
+    assert view(clear, 4, looks=looks).stop is None
+    assert view(clear, 5, looks=looks).stop is None
+    assert view(clear, 3).stop is None
+    assert view(table(0.05), 3, looks=looks).stop is None
 
 
 def test_an_early_promotion_holds_at_the_level_of_its_look():
