@@ -16,13 +16,12 @@ from fleet.interim_table import interim_table
 from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Decision, RunRow, Timing
+from fleet.report_facts import calibration_fact, clusters_fact, reads_fact
 from fleet.settings import RunPaths
 from fleet.split_reads import (
     RegisterLine,
-    count_on_machine,
     describe_freeze,
     reads_in_run,
-    reads_sentence,
     register,
 )
 from fleet.states import RunState
@@ -30,7 +29,7 @@ from fleet.stats_actor import read_scores
 from fleet.verdicts import verdict_digest
 from missions.spec import MissionSpec
 from stats.plain import from_plain
-from stats.report import Extra, Failure, MissionInfo, ReportContext, write_report
+from stats.report import Extra, Fact, Failure, MissionInfo, ReportContext, write_report
 from stats.report.wording import measured_sentence
 from stats.scores import ScoreTable
 from stats.sequential.stop import EarlyStop
@@ -62,7 +61,7 @@ def write(paths: RunPaths, *, wall_time_s: float | None = None) -> tuple[Path, d
             )
             for row in reader.missions()
         }
-        context = _context(reader, meta, wall_s, register(paths), paths)
+        context = _context(reader, meta, wall_s, register(paths), paths, verdicts)
         document = _document(reader, meta, verdicts, wall_s, paths)
     scored: dict[str, ScoreTable] = {n: table for n, table in scores.items() if len(table)}
     page = write_report(paths.report.parent, verdicts, scored, context)
@@ -77,13 +76,16 @@ def _context(
     wall_s: float,
     reads: Sequence[RegisterLine],
     paths: RunPaths,
+    verdicts: Sequence[MissionVerdict],
 ) -> ReportContext:
     infos: dict[str, MissionInfo] = {}
     extras: dict[str, list[Extra]] = {}
+    specs: dict[str, MissionSpec] = {}
     links = reader.decisions()
     runs = reader.runs()
     for row in sorted(reader.missions(), key=lambda item: item.mission):
         spec = MissionSpec.model_validate_json(reader.spec_json(row.mission))
+        specs[row.mission] = spec
         infos[row.mission] = MissionInfo(
             title=row.title,
             claim=spec.claim,
@@ -120,7 +122,8 @@ def _context(
         extras=extras,
         failures=_failures(reader, runs),
         notes=notes,
-        checklist=_integrity_lines(reads, paths),
+        checklist=_checklist(reads, paths, specs, verdicts),
+        calibration=calibration_fact(),
     )
 
 
@@ -130,15 +133,18 @@ def _test_reads(reader: LedgerReader, links: Sequence[Decision], mission: str) -
     return None if not counted and reader.results(mission) else counted
 
 
-def _integrity_lines(reads: Sequence[RegisterLine], paths: RunPaths) -> dict[str, str]:
-    """Checklist lines that only the ledger and the register beside it can answer."""
-    counted = [(line, count_on_machine(paths.root.parent, line)) for line in reads]
-    if not counted:
-        return {}
-    sentences = "; ".join(reads_sentence(line, here) for line, here in counted)
-    return {
-        "reads": f"test scores unlock for frozen arms only; every read is recorded. {sentences}"
+def _checklist(
+    reads: Sequence[RegisterLine],
+    paths: RunPaths,
+    specs: Mapping[str, MissionSpec],
+    verdicts: Sequence[MissionVerdict],
+) -> dict[str, Fact | str]:
+    """Lines that only the ledger and the register beside it can answer."""
+    facts = {
+        "reads": reads_fact(reads, paths.root.parent),
+        "clusters": clusters_fact(specs, verdicts),
     }
+    return {key: fact for key, fact in facts.items() if fact is not None}
 
 
 def _verdicts(reader: LedgerReader) -> list[dict[str, Any]]:
