@@ -159,7 +159,7 @@ def _metric(table: ScoreTable, metric: str | None, kind: str) -> str:
         return table.metrics[0]
     if metric is None:
         raise ScoreError(f"metric: name one of {list(table.metrics)}.")
-    if metric not in table.metrics and kind not in ("monotone", "exact"):
+    if metric not in table.metrics and kind not in ("monotone", "slope", "exact"):
         raise ScoreError(f"No scores of metric {metric!r}; known metrics: {list(table.metrics)}.")
     return metric
 

@@ -85,7 +85,10 @@ def _from_arrays(
         raise ScoreError("No arms were given.")
     grids: dict[str, npt.NDArray[np.generic]] = {}
     for arm, given in arrays.items():
-        values = np.asarray(given)
+        try:
+            values = np.asarray(given)
+        except ValueError:
+            raise ScoreError(f"Arm {arm!r}: rows of unequal length are no grid.") from None
         grids[arm] = values[np.newaxis, :] if values.ndim == 1 else values
         if grids[arm].ndim != 2 or not values.size:
             raise ScoreError(
