@@ -20,6 +20,7 @@ from fleet.commands.doctor import doctor
 from fleet.commands.judge import judge
 from fleet.commands.launch import launch
 from fleet.commands.missions import missions
+from fleet.commands.plan_stats import plan_stats
 from fleet.commands.report import report
 from fleet.commands.status import status
 from fleet.commands.validate import validate
@@ -36,7 +37,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a mission failed, 2 usage, 3 configuration, 4 environment, "
     "5 storage, 6 not found, 7 nothing promoted, 75 preempted, 130/143 signals.",
 )
-COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge, calibrate)
+COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge, calibrate, plan_stats)
 for command in COMMANDS:
     app.command()(command)
 
@@ -86,7 +87,7 @@ def _tell_usage(error: TyperException, arguments: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(message)
         return error.exit_code
-    known = {command.__name__ for command in COMMANDS}
+    known = {command.__name__.replace("_", "-") for command in COMMANDS}
     command = next((word for word in arguments if word in known), "")
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.stderr.write(f"  next: python fleet.py {f'{command} ' if command else ''}--help\n")

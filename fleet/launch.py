@@ -219,7 +219,7 @@ def _driver_log(paths: RunPaths) -> Iterator[None]:
 
 def _show_plan(plan: CampaignPlan, order: Order) -> int:
     from fleet.monitor.plan_table import plan_document, print_plan
-    from fleet.power_hint import power_hints
+    from fleet.plan_stats import plan_all
     from fleet.preflight import default_cpus, this_machine
 
     slots = default_cpus(order.cpus)
@@ -227,7 +227,7 @@ def _show_plan(plan: CampaignPlan, order: Order) -> int:
         plan,
         slots=slots,
         here=this_machine(slots),
-        hints=power_hints(plan.works, order.runs_dir),
+        power=plan_all([w.spec for w in plan.works], order.runs_dir, required_only=True),
     )
     if order.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from fleet.monitor.power_table import dry_run_line
 from fleet.monitor.table import clock
 from fleet.plan import CampaignPlan
 from fleet.policies import Node, place, preflight
 
 if TYPE_CHECKING:
-    from fleet.power_hint import PowerHint
+    from fleet.plan_stats import MissionStats
 
 
 def plan_document(
-    plan: CampaignPlan, *, slots: int, here: Node, hints: Mapping[str, PowerHint]
+    plan: CampaignPlan, *, slots: int, here: Node, power: Mapping[str, MissionStats]
 ) -> dict[str, Any]:
     """The plan as plain JSON data."""
     works = []
@@ -46,7 +47,10 @@ def plan_document(
                 "gates": [gate.model_dump(mode="json") for gate in spec.gates],
                 "parity": spec.parity.model_dump(mode="json"),
                 "withhold_verdict": spec.withhold_verdict,
-                "power": hints[work.mission].to_dict() if work.mission in hints else None,
+                "power": power[work.mission].to_dict() if work.mission in power else None,
+                "power_line": (
+                    dry_run_line(power[work.mission]) if work.mission in power else None
+                ),
             }
         )
     problems = preflight([work.job for work in plan.works], [here])
@@ -71,16 +75,6 @@ def _side_by_side(plan: CampaignPlan, here: Node, slots: int) -> int:
     while count < min(len(jobs), slots) and place(jobs[: count + 1], [here]) is not None:
         count += 1
     return max(1, count)
-
-
-def _power_line(mission: str, power: Mapping[str, Any]) -> str:
-    factor, unit = (100.0, " pp") if power["scale"] == "fraction" else (1.0, "")
-    margins = ", ".join(f"{factor * margin:+.3g}{unit}" for margin in power["margins"])
-    return (
-        f"{mission} detects {factor * power['mde']:.2g}{unit} beyond its margin ({margins}) with "
-        f"80 % power at {power['seeds']} seeds x {power['units']:,} (variance of run "
-        f"{power['source']})"
-    )
 
 
 def _time_line(document: Mapping[str, Any]) -> str:
@@ -132,8 +126,8 @@ def print_plan(document: dict[str, Any]) -> None:
         )
     console.print(_time_line(document), markup=False, highlight=False)
     for work in document["missions"]:
-        if work["power"]:
-            console.print(_power_line(work["mission"], work["power"]), markup=False)
+        if work["power_line"]:
+            console.print(work["power_line"], markup=False, highlight=False)
     withheld = sorted({w["withhold_verdict"] for w in document["missions"]} - {None})
     for reason in withheld:
         console.print(f"no verdict: {reason}", markup=False)
