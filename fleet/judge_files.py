@@ -338,11 +338,10 @@ def text_of(judged: Judged) -> str:
     for shown in judged.checkpoints:
         lines.append("")
         lines.append(
-            f"{shown.metric}, {shown.treatment} minus {shown.control}, one checkpoint each: "
-            f"{shown.estimate:+.4g} [{shown.low:+.4g}, {shown.high:+.4g}], "
-            f"p = {shown.p_value:.3g} (two-sided), {shown.num_examples:,} items"
+            f"{shown.metric}, {shown.treatment} minus {shown.control}, one checkpoint each, "
+            f"{shown.num_examples:,} items, p = {shown.p_value:.3g} (two-sided)"
         )
-        lines.append(f"  {shown.statement}")
+        lines.append(f"  {shown}")
     lines.append("")
     lines += [f"note: {note}" for note in judged.notes]
     return "\n".join(lines) + "\n"

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from stats.errors import DegenerateDataError
+from stats.gates.base import is_fraction
 from stats.plain import from_plain, to_plain
 from stats.scores import PairedGrid, ScoreTable, paired_grid
 
@@ -43,7 +44,19 @@ class CheckpointInterval:
     df: float
     num_examples: int
     num_units: int
+    scale: Literal["fraction", "raw"] = "raw"
+    """fraction: scores lie in [0, 1], so the estimate reads in percentage points."""
     statement: str = STATEMENT
+
+    def __str__(self) -> str:
+        factor, form, tail = (
+            (100.0, "+.2f", " pp") if self.scale == "fraction" else (1.0, "+.4g", "")
+        )
+        low, high = self.low * factor, self.high * factor
+        return (
+            f"{self.estimate * factor:{form}}{tail}, {self.level:.0%} [{low:{form}}, {high:{form}}]"
+            f"{tail}: {self.statement}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -99,4 +112,5 @@ def _paired_t(grid: PairedGrid, level: float) -> CheckpointInterval | None:
         df=df,
         num_examples=len(grid.example_ids),
         num_units=num_units,
+        scale="fraction" if is_fraction(grid.treatment_SN, grid.control_SN) else "raw",
     )

@@ -223,10 +223,7 @@ def _lines(result: GateResult, checkpoint: CheckpointInterval | None) -> list[st
     if result.estimand:
         lines.append(f"  estimand   {result.estimand}")
     if checkpoint is not None:
-        lines.append(
-            f"  one seed   {checkpoint.estimate * unit:{form}}{tail}, {checkpoint.level:.0%} "
-            f"{interval(checkpoint.low, checkpoint.high)}: {checkpoint.statement}"
-        )
+        lines.append(f"  one seed   {checkpoint}")
     return lines
 
 

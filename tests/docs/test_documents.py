@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -48,13 +49,41 @@ def test_make_words_of_the_readme_exist() -> None:
     assert words <= targets
 
 
-def test_the_example_trains_both_adapters_at_equal_size() -> None:
-    path = ROOT / "examples" / "adapt_the_bundled_base.py"
-    module_spec = importlib.util.spec_from_file_location("adapt_the_bundled_base", path)
+def example(name: str) -> ModuleType:
+    """A file of examples/ as a module."""
+    module_spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
+    return module
+
+
+def test_the_comparison_finds_what_was_put_in(capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("compare_two_methods")
+    found = module.main()
+    interval = found["better"].interval
+    assert interval.low <= module.DIFFERENCE <= interval.high
+    assert (found["better"].decision, found["safe"].decision) == ("PASS", "PASS")
+    assert found["one seed"].decision == "INCONCLUSIVE"
+    printed = capsys.readouterr().out
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert shown, "the page shows no output"
+    assert all(line in printed for block in shown for line in block.splitlines())
+
+
+def test_python_blocks_of_the_statistics_page_run() -> None:
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/statistics.md", "exec"), names)
+
+
+def test_the_example_trains_both_adapters_at_equal_size() -> None:
+    module = example("adapt_the_bundled_base")
     scores = module.main(steps=2)
     assert set(scores) == {"lora", "bem"}
     assert all(0.0 <= score <= 1.0 for score in scores.values())
