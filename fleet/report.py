@@ -16,6 +16,7 @@ from fleet.interim_table import interim_table
 from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Decision, RunRow, Timing
+from fleet.ledger_facts import ledger_facts
 from fleet.report_facts import calibration_fact, clusters_fact, reads_fact
 from fleet.settings import RunPaths
 from fleet.split_reads import (
@@ -122,7 +123,10 @@ def _context(
         extras=extras,
         failures=_failures(reader, runs),
         notes=notes,
-        checklist=_checklist(reads, paths, specs, verdicts),
+        checklist={
+            **ledger_facts(reader, meta, paths),
+            **_checklist(reads, paths, specs, verdicts),
+        },
         calibration=calibration_fact(),
     )
 

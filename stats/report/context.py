@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Status = Literal["yes", "no", "open"]
-"""yes: done; no: done, and it did not hold; open: not done or not measured."""
+Status = Literal["yes", "part", "no", "open"]
+"""yes: done; part: done in part; no: it did not hold; open: not done or not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

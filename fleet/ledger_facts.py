@@ -1,0 +1,166 @@
+"""What the ledger proves of the reviewer's checklist: one fact a line, with its link or file.
+
+Only lines that the ledger can answer; the statistics answer the others from scores and verdicts.
+Knows ledgers, and the record of a fact; no scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import Decision
+from fleet.noise_floor import NoiseFloor, noise_floor
+from fleet.settings import RunPaths
+from fleet.states import RunState
+from stats.report import Fact
+
+LEDGER = "ledger.sqlite"
+
+
+def ledger_facts(reader: LedgerReader, meta: Mapping[str, Any], paths: RunPaths) -> dict[str, Fact]:
+    """Answers by line of the checklist."""
+    links = reader.decisions()
+    again = noise_floor(paths)
+    return {
+        "fixed": _fixed(reader, links),
+        "tuning": _tuning(reader, links),
+        "runs": _runs(reader, links),
+        "peeking": _peeking(reader, links),
+        "reproduce": _reproduce(meta, again),
+        "noise": _noise(again),
+    }
+
+
+def _fixed(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
+    freezes = _of_kind(links, "freeze")
+    early: list[str] = []
+    late: list[str] = []
+    for row in reader.missions():
+        link = freezes.get(row.mission)
+        before = link is not None and (row.started_at is None or link.at <= row.started_at)
+        (early if before else late).append(row.mission)
+    first = min((link.seq for link in links if link.kind == "verdict"), default=0)
+    family = all(link.seq < first for link in freezes.values())
+    text = (
+        f"mission files (gates with margins, seeds, test items, primary metric) of "
+        f"{', '.join(early) or 'no mission'} frozen by hash before their data were made"
+    )
+    if late:
+        text += f"; not of {', '.join(late)}"
+    if family:
+        text += (
+            f"; the family is the {len(freezes)} missions frozen, none was added after a verdict"
+        )
+    return Fact(answer=text, where=_where(freezes.values()), status="no" if late else "yes")
+
+
+def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
+    freezes = _of_kind(links, "freeze")
+    reads = _of_kind(links, "test_read")
+    done: dict[str, dict[str, int]] = {}
+    for run in reader.runs():
+        counts = done.setdefault(run.mission, {})
+        counts[run.arm] = counts.get(run.arm, 0) + (run.state is RunState.DONE)
+    alike = all(len(set(counts.values())) == 1 for counts in done.values())
+    trained = (
+        "every arm ran under the same number of seeds"
+        if alike
+        else "the arms ran under different numbers of seeds"
+    )
+    order = "; ".join(
+        f"{name}: decision {link.seq} froze them by hash, "
+        + (
+            f"decision {reads[name].seq} is the first read of test scores"
+            if name in reads
+            else "no read of test scores is recorded"
+        )
+        for name, link in sorted(freezes.items())
+    )
+    return Fact(
+        answer=(
+            f"retrained: {trained}. Tuned: not in this launch, all settings are those of the "
+            "mission files and other ones are refused. How they were found before is told in each "
+            "mission's README and proven by nothing here"
+        ),
+        where=f"{LEDGER}: {order}",
+        status="part" if alike else "no",
+    )
+
+
+def _runs(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
+    runs = reader.runs()
+    done = sum(run.state is RunState.DONE for run in runs)
+    stopped = {link.body["mission"] for link in links if link.kind == "early_stop"}
+    spared = sum(run.state is RunState.CANCELLED and run.mission in stopped for run in runs)
+    retried = sum(pack.tries > 1 for pack in reader.packs())
+    text = f"{done} of {len(runs)} planned runs are done and scored"
+    if spared:
+        text += f", {spared} were spared by an early stop of {', '.join(sorted(stopped))}"
+    text += f"; {retried} packs needed more than one attempt; failures are listed above"
+    lost = len(runs) - done - spared
+    return Fact(answer=text, where=f"{LEDGER}: runs, packs", status="no" if lost else "yes")
+
+
+def _peeking(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
+    counts: dict[str, int] = {}
+    for link in links:
+        if link.kind == "verdict":
+            name = str(link.body["mission"])
+            counts[name] = counts.get(name, 0) + 1
+    often = {name: count for name, count in counts.items() if count > 1}
+    early = {str(link.body["mission"]): link for link in links if link.kind == "early_stop"}
+    withheld = [
+        str(link.body["mission"])
+        for link in links
+        if link.kind == "verdict" and link.body["verdict"] == "WITHHELD"
+    ]
+    if often:
+        said = ", ".join(f"{name} {count}" for name, count in sorted(often.items()))
+        text = f"verdicts were recorded more than once: {said}"
+    else:
+        text = f"one verdict a mission ({', '.join(sorted(counts))}), after its last run"
+    if early:
+        text += f"; stopped early by a rule of the mission file: {', '.join(sorted(early))}"
+    if withheld:
+        text += f"; no decision was taken for {', '.join(sorted(set(withheld)))}"
+    verdicts = [link for link in links if link.kind in ("verdict", "early_stop")]
+    return Fact(answer=text, where=_where(verdicts), status="no" if often else "yes")
+
+
+def _reproduce(meta: Mapping[str, Any], again: NoiseFloor | None) -> Fact:
+    where = f"commit {str(meta['commit'])[:12]}, result.json: verdict_digest"
+    text = str(meta["command"])
+    if meta.get("dirty"):
+        text += "; the working tree held changes that no commit has"
+        return Fact(answer=text, where=where, status="no")
+    if again is not None and again.same_verdicts:
+        text += f"; {again.other} gave the same verdict table to the bit"
+        return Fact(answer=text, where=where)
+    text += "; no second launch of the same code stands beside this one to compare with"
+    return Fact(answer=text, where=where, status="part")
+
+
+def _noise(again: NoiseFloor | None) -> Fact:
+    if again is None:
+        return Fact(
+            answer="not measured, no run of this launch was executed a second time", status="open"
+        )
+    return Fact(answer=again.text, where=f"{LEDGER}: results of both launches, equal keys")
+
+
+def _of_kind(links: Sequence[Decision], kind: str) -> dict[str, Decision]:
+    """Mission -> first link of a kind."""
+    found: dict[str, Decision] = {}
+    for link in links:
+        if link.kind == kind:
+            found.setdefault(str(link.body["mission"]), link)
+    return found
+
+
+def _where(links: Any) -> str:
+    """`ledger.sqlite: decisions 1 (A c358dd99), ...`."""
+    named = sorted(links, key=lambda link: link.seq)
+    shown = ", ".join(f"{link.seq} ({link.body['mission']} {link.hash[:8]})" for link in named)
+    return f"{LEDGER}: decisions {shown}" if named else ""
