@@ -43,6 +43,8 @@ def dry_run_line(plan: MissionStats) -> str | None:
     more = f"; nor can it decide {', '.join(others)}" if others and gate.decides == "no" else ""
     if others and gate.decides == "yes":
         more = f"; it cannot decide {', '.join(others)}"
+    if gate.decides == "unknown":
+        return f"{plan.mission} {gate.gate}: {gate.text} ({gate.source})"
     answer = "can" if gate.decides == "yes" else "cannot"
     return (
         f"{plan.mission} {answer} decide {gate.gate} with {gate.power:.0%} power: {gate.text}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stats.bootstrap import CrossedResamples
@@ -34,6 +34,8 @@ PLANNING_VALUES = VarianceComponents(seed=0.007**2, example=0.024, residual=0.20
 pairs disagree), a ninth of that variance between examples. The detectable effects at 80 % power
 are 2.7 pp for 5 seeds x 1,000 examples, 1.6 for 5 x 5,000, 1.1 for 10 x 5,000, 1.7 for 20 x 1,000.
 """
+
+PLANNED_FROM = "no pilot: stated planning values for binary scores (seed SD 0.7 pp, cell SD 47 pp)"
 
 PILOT_RESAMPLES = 200
 """A pilot's bootstrap intervals are not read; its components are closed forms."""
@@ -243,9 +245,10 @@ def _without_pilot(config: GateBase, budget: Budget, power: float, alpha: float)
     if config.kind == "superiority":
         lower = float(getattr(config, "min_lower", 0.0))
         point = float(getattr(config, "min_point", 0.0))
-        if point > lower:
-            rule = PassRule(lower=lower, point=point)
-            alternative, words = point, "the gate's min_point"
+        if point <= lower:
+            return _no_alternative(config, budget, lower, power, alpha)
+        rule = PassRule(lower=lower, point=point)
+        alternative, words = point, "the gate's min_point"
     elif config.kind == "non_inferiority" and getattr(config, "scale", "") == "absolute":
         rule = PassRule(lower=-float(getattr(config, "margin", 0.0)))
         words = "no true difference"
@@ -263,9 +266,28 @@ def _without_pilot(config: GateBase, budget: Budget, power: float, alpha: float)
         scale="fraction",
         alternative=alternative,
         alternative_is=words,
-        source="no pilot: stated planning values for binary scores (seed SD 0.7 pp, cell SD 47 pp)",
+        source=PLANNED_FROM,
         power=power,
         alpha=alpha,
+    )
+
+
+def _no_alternative(
+    config: GateBase, budget: Budget, lower: float, power: float, alpha: float
+) -> GatePlan:
+    """A gate that states no effect to look for: what it would detect is all that can be said."""
+    seeds, units = max(2, budget.seeds), max(2, budget.examples)
+    found = mde(PLANNING_VALUES, seeds, units, alpha=alpha, power=power)
+    plan = _unplanned(config, budget, power, PLANNED_FROM, "unknown", "")
+    return replace(
+        plan,
+        scale="fraction",
+        units=units,
+        components=PLANNING_VALUES,
+        margins=(lower,),
+        mde=found,
+        text=f"{budget.seeds} seeds x {budget.examples:,}: detects {100 * found:.2g} pp beyond the "
+        "margin if the scores are binary; the gate states no min_point to plan for",
     )
 
 

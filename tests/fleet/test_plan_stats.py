@@ -106,9 +106,9 @@ def test_without_a_pilot_it_is_said(tmp_path: Path) -> None:
     spec = planned()
     plan = plan_mission(spec, find_pilot(spec, None, tmp_path))
     assert plan.source == "no pilot"
-    # A gate without a min_point states no alternative: nothing can be planned for it.
+    # A gate without a min_point states no alternative: only what it detects can be said.
     assert plan.primary.decides == "unknown"
-    assert dry_run_line(plan) is None
+    assert "states no min_point" in str(dry_run_line(plan))
     gates = [{**gate, "min_point": 0.015} for gate in document("F1")["gates"]]
     stated = plan_mission(planned(gates=gates), None)
     assert "stated planning values" in stated.primary.source

@@ -91,6 +91,13 @@ def test_what_cannot_be_planned_says_so():
     assert plan_gate(gate(versus="t"), budget, same).decides == "unknown"
 
 
+def test_without_pilot_and_alternative_there_is_an_mde_and_no_answer():
+    plan = plan_gate(gate(min_point=0.0), Budget(seeds=5, examples=1000), None)
+    assert (plan.decides, plan.test_power, plan.cheapest_seeds) == ("unknown", None, None)
+    assert plan.mde == pytest.approx(0.027, abs=5e-4)
+    assert "states no min_point" in plan.text
+
+
 def test_a_pilots_own_size_gives_the_gates_own_mde():
     pilot = pilot_of(gate(), table(), source="run x", examples=300)
     plan = plan_gate(gate(), Budget(seeds=4, examples=300), pilot)
