@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bem.errors import InvalidInputError
+from bem.routing.uncertainty import ConfidenceHead
 
 Factors = tuple[Tensor, Tensor]
 """A static low-rank delta of one site: (down_RI, up_OR), scale already in `up_OR`."""
@@ -147,6 +148,8 @@ class Adapter(nn.Module, ABC):
     """Whether training adds `auxiliary_loss` to the task's loss."""
     has_after_step: bool = False
     """Whether training calls `after_step`."""
+    gradient_free: bool = False
+    """Whether its parameters are searched and none takes a gradient: `fit` cannot train it."""
     routes_hard: bool = False
     """Whether what acts is a step function of the input: reduced precision may choose otherwise."""
     feature_layer: int | None = None
@@ -165,6 +168,8 @@ class Adapter(nn.Module, ABC):
         self.state = AdapterState()
         self.layers = nn.ModuleList()
         """One `AdapterLayer` a site, in the order of `sites`."""
+        self.confidence: ConfidenceHead | None = None
+        """How sure the controller of the sequence code is, where the config asks for it."""
 
     @classmethod
     @abstractmethod
@@ -212,6 +217,10 @@ class Adapter(nn.Module, ABC):
     def spread(self, codes_BSR: Tensor) -> Sequence[Tensor]:
         """The code of each site, (B, 1, R), as its layer multiplies it in."""
         return codes_BSR.unsqueeze(2).unbind(1)
+
+    def static_code(self) -> float:
+        """The code of the static path, to which a controller fades where it is unsure."""
+        return 1.0
 
     def controller_parameters(self) -> list[nn.Parameter]:
         """The parameters that decide on the code; they get a lower learning rate."""

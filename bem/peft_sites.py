@@ -21,6 +21,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterLayer, AdapterState, Site
 
 NAME = "default"
@@ -151,6 +152,34 @@ class PeftAdapter(Adapter):
             assert isinstance(layer, PeftLayer)
             made.append(layer.peft_layer)
         return made
+
+
+@torch.no_grad()
+def copy_experts(
+    adapter: PeftAdapter,
+    names: Sequence[str],
+    experts: Mapping[str, Adapter],
+    peft_names: Sequence[str],
+) -> None:
+    """Static adapters of the host, by name, into PEFT's LoRAs of scale 1 (`peft_names`)."""
+    for name, peft_name in zip(names, peft_names, strict=True):
+        if name not in experts:
+            known = ", ".join(experts) or "none"
+            raise InvalidInputError(f"Unknown expert '{name}'. On this base: {known}.")
+        expert = experts[name]
+        index_of = {site.name: index for index, site in enumerate(expert.sites)}
+        for site, layer in zip(adapter.sites, adapter.peft_layers(), strict=True):
+            if site.name not in index_of:
+                raise InvalidInputError(f"Expert '{name}' does not adapt '{site.name}'.")
+            down_RI, up_OR = expert.factors(index_of[site.name])
+            weight_RI = layer.lora_A[peft_name].weight
+            if weight_RI.shape != down_RI.shape:
+                raise InvalidInputError(
+                    f"Expert '{name}' has rank {down_RI.shape[0]}, the config says "
+                    f"{weight_RI.shape[0]}."
+                )
+            weight_RI.copy_(down_RI)
+            layer.lora_B[peft_name].weight.copy_(up_OR)
 
 
 def site_names(sites: Sequence[Site]) -> list[str]:
