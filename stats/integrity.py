@@ -26,8 +26,12 @@ def manifest_digest(scores: ScoreTable) -> str:
 def manifests(scores: ScoreTable, metric: str) -> dict[tuple[str, int], str]:
     """(arm, seed) -> digest of the items that this metric was scored on."""
     frame = scores.select(metric=metric).frame
-    groups = frame.groupby(["arm", "seed"], sort=True)
-    return {(str(arm), int(seed)): _digest(group) for (arm, seed), group in groups}
+    found: dict[tuple[str, int], str] = {}
+    for arm in sorted(frame["arm"].unique()):
+        rows = frame[frame["arm"] == arm]
+        for seed in sorted(int(seed) for seed in rows["seed"].unique()):
+            found[arm, seed] = _digest(rows[rows["seed"] == seed])
+    return found
 
 
 def require_equal_manifests(scores: ScoreTable, metric: str, arms: Sequence[str]) -> str:

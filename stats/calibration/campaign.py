@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stats.calibration.regimes import ITEMS, REGIMES, SEEDS, FloatArray, Regime, draw
+from stats.errors import StatsError
 from stats.gates import GateBase, parse_gate
 from stats.scores import ScoreTable
 from stats.verdict import MissionPlan, MissionVerdict, ParityRule, judge, judge_family
@@ -98,7 +99,12 @@ def run_campaigns(
 
     Args:
         progress: told the number of campaigns done, after each.
+
+    Raises:
+        StatsError: fewer than 2 campaigns have no Monte-Carlo error.
     """
+    if campaigns < 2:
+        raise StatsError(f"campaigns: {campaigns}; expected at least 2.")
     promoted = np.zeros((campaigns, len(REGIMES)), dtype=bool)
     rejected = np.zeros((campaigns, len(REGIMES)), dtype=bool)
     any_null = np.zeros(campaigns, dtype=bool)

@@ -125,9 +125,13 @@ def draw(
         latent_N = item_N + regime.interaction_sd * own_N
         if regime.kind == "binary":
             return _answers(level_S1, latent_N, regime, rng)
-        if regime.tail_df is None:
-            return level_S1 + latent_N + rng.normal(size=(seeds, items))
-        return level_S1 + latent_N + rng.standard_t(regime.tail_df, size=(seeds, items))
+        rest_SN = (
+            rng.normal(size=(seeds, items))
+            if regime.tail_df is None
+            else rng.standard_t(regime.tail_df, size=(seeds, items))
+        )
+        values_SN: FloatArray = level_S1 + latent_N + rest_SN
+        return values_SN
 
     return arm(effect), arm(0.0)
 
@@ -139,4 +143,5 @@ def _answers(
     spread = np.sqrt(1.0 + regime.item_sd**2 + regime.interaction_sd**2)
     threshold_S1 = ndtri(np.clip(level_S1, 1e-6, 1.0 - 1e-6)) * spread
     right_SN = rng.random((len(level_S1), len(latent_N))) < ndtr(threshold_S1 + latent_N)
-    return right_SN.astype(np.float64)
+    values_SN: FloatArray = right_SN.astype(np.float64)
+    return values_SN

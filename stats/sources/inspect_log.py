@@ -97,7 +97,10 @@ Row = tuple[int, str, str, str, float]
 
 
 def _by_epoch(metric: str, cells: dict[tuple[str, str, int], float], seed: int) -> list[Row]:
-    return [(epoch, *names, metric, value) for (*names, epoch), value in cells.items()]
+    return [
+        (epoch, example, cluster, metric, value)
+        for (example, cluster, epoch), value in cells.items()
+    ]
 
 
 def _mean_of_epochs(metric: str, cells: dict[tuple[str, str, int], float], seed: int) -> list[Row]:
