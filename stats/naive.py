@@ -42,7 +42,10 @@ def satterthwaite(values_SN: FloatArray) -> tuple[float, float]:
         + unit**2 / (num_units - 1)
         + residual**2 / ((num_seeds - 1) * (num_units - 1))
     )
-    return math.sqrt(total / (num_seeds * num_units)), max(total**2 / spread, 1.0)
+    df = total**2 / spread
+    if num_seeds < 5 and seed > residual:
+        df = min(df, (num_seeds - 1) * total / seed)
+    return math.sqrt(total / (num_seeds * num_units)), max(df, 1.0)
 
 
 def unit_replicates(values_N: FloatArray, draws_BN: npt.NDArray[np.int64]) -> FloatArray:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
 from stats.errors import DegenerateDataError
+from stats.twoway import ENOUGH_SEEDS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -95,6 +96,10 @@ def two_way_many(values_SNM: npt.NDArray[np.floating]) -> TwoWayMany:
     )
     df_M = np.ones(num_metrics)
     np.divide(top_M**2, bottom_M, out=df_M, where=bottom_M > 0)
+    if num_seeds < ENOUGH_SEEDS:
+        cap_M = np.full(num_metrics, np.inf)
+        np.divide((num_seeds - 1) * top_M, ms_seed_M, out=cap_M, where=ms_seed_M > ms_residual_M)
+        df_M = np.minimum(df_M, cap_M)
     return TwoWayMany(
         estimate_M=first_M + mean_M,
         standard_error_M=np.sqrt(top_M / (num_seeds * num_units)) * scale_M,
