@@ -22,6 +22,7 @@ from missions.living_model.data import (
 from missions.living_model.feedback import schedule
 from missions.living_model.params import ArmParams, LivingModelParams
 from missions.living_model.report import extras
+from missions.living_model.running_gain import gain_figure
 from missions.living_model.scoring import score_table
 from missions.living_model.start import ADAPTER, code_figures, train_start
 from missions.living_model.stream import CanarySuite, StreamResult, run_stream
@@ -175,7 +176,12 @@ class LivingModel(Mission):
     ) -> Sequence[ReportTable | ReportFigure]:
         stream = load(ctx.data_dir / _DATA).streams["test"]
         online = {run.arm: item.figures["online_updated_params"] for run, item in artifacts.items()}
-        return extras(tuple(spec.arms), stream, _params(spec), online, scores)
+        primary = next(gate for gate in spec.gates if gate.primary)
+        control = str(getattr(primary, "versus", ""))
+        return (
+            *extras(tuple(spec.arms), stream, _params(spec), online, scores),
+            *gain_figure(stream, scores, primary.treatment, control),
+        )
 
 
 def _serve(
