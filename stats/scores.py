@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stats.canonical import COLUMNS, TEXT_COLUMNS, FloatArray, IntArray, canonical, ranked
-from stats.errors import MissingCellsError, ScoreError
+from stats.errors import MagnitudeError, MissingCellsError, ScoreError
+from stats.twoway import LARGEST
 
 __all__ = [
     "COLUMNS",
@@ -228,6 +229,7 @@ def arm_grid(
     Raises:
         MissingCellsError: unknown metric or arm, or a cell is missing.
         ScoreError: an example stands in two clusters.
+        MagnitudeError: a value is too large to be analysed.
     """
     block = scores.select(metric=metric, arms=[arm]).frame
     if block.empty:
@@ -248,6 +250,12 @@ def arm_grid(
         raise MissingCellsError(_describe_holes(block, metric, arm, present, names))
     # Sorted by seed, then example: the block is the grid, row by row.
     cells_SE = block["value"].to_numpy(dtype=np.float64).reshape(num_seeds, num_examples)
+    largest = float(np.abs(cells_SE).max())
+    if largest > LARGEST:
+        raise MagnitudeError(
+            f"Metric {metric!r}, arm {arm!r}: a value of size {largest:g}; at most {LARGEST:g} can "
+            "be analysed. Give the metric another unit."
+        )
     assert np.array_equal(codes.reshape(num_seeds, -1)[-1], np.arange(num_examples))
     cluster_SE = block["cluster_id"].to_numpy(dtype=object).reshape(num_seeds, num_examples)
     if num_seeds > 1 and not (cluster_SE[1:] == cluster_SE[:1]).all():
