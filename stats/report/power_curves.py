@@ -3,7 +3,9 @@
 From the variance components of the run itself. The effect of a curve is fixed by the gate's own
 margins, never by the estimate: power at the observed effect says nothing that the p-value has
 not said (Hoenig and Heisey 2001). A gate whose margins name no size is asked for the effect that
-the present design finds with 80 % power; its curve goes through that point by construction.
+the present design finds with 80 % power; its curve goes through that point by construction. All
+figures are expectations from the components, so they differ a little from a gate's own MDE, which
+rests on the standard error that this run happened to have.
 """
 
 from __future__ import annotations
@@ -66,12 +68,13 @@ def power_curve(mission: str, gate: GateResult) -> GateCurve | None:
     """The curve of one gate; None where nothing varied or nothing was measured."""
     if not _varies(gate) or gate.components is None or gate.mde is None:
         return None
+    seeds, units = len(gate.seeds), gate.num_units
     asked = asked_distance(gate)
-    effect = gate.mde if asked is None else asked
+    effect = mde(gate.components, seeds, units) if asked is None else asked
 
-    def power(seeds: int, units: int) -> float:
+    def power(num_seeds: int, num_units: int) -> float:
         assert gate.components is not None
-        error, df = expected_error(gate.components, seeds, units)
+        error, df = expected_error(gate.components, num_seeds, num_units)
         return power_of(effect, error, df)
 
     size = distance_text(effect, gate)
@@ -81,11 +84,11 @@ def power_curve(mission: str, gate: GateResult) -> GateCurve | None:
         gate=gate.gate,
         effect=effect,
         from_margins=asked is not None,
-        seeds=len(gate.seeds),
-        units=gate.num_units,
-        now=power(len(gate.seeds), gate.num_units),
-        same_units=tuple(power(seeds, gate.num_units) for seeds in SEEDS),
-        more_units=tuple(power(seeds, FACTOR * gate.num_units) for seeds in SEEDS),
+        seeds=seeds,
+        units=units,
+        now=power(seeds, units),
+        same_units=tuple(power(count, units) for count in SEEDS),
+        more_units=tuple(power(count, FACTOR * units) for count in SEEDS),
         words=text,
     )
 
@@ -118,7 +121,7 @@ def detectable_table(verdicts: Sequence[MissionVerdict]) -> list[Detectable]:
                 Detectable(
                     mission=verdict.mission,
                     gate=gate,
-                    now=gate.mde,
+                    now=mde(gate.components, seeds, units),
                     more_units=mde(gate.components, seeds, FACTOR * units),
                     twice_seeds=mde(gate.components, 2 * seeds, units),
                     both=mde(gate.components, 2 * seeds, FACTOR * units),

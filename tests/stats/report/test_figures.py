@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,10 +70,14 @@ def test_power_is_asked_for_the_gates_own_size(run):
     assert curve.same_units[SEEDS.index(5)] == curve.now < 0.8
     # The table's figure is the effect that the same grid finds with 80 % power.
     row = next(row for row in detectable_table([run.verdicts[1]]) if row.gate.primary)
-    assert row.now == pytest.approx(detectable(gate.standard_error, gate.df))
+    assert row.now == pytest.approx(detectable(*expected_error(gate.components, 5, 80)))
     error, df = expected_error(gate.components, 10, gate.num_units)
     assert row.twice_seeds == pytest.approx(detectable(error, df))
     assert row.both < row.more_units < row.now
+    # Without a size of its own a gate is asked for what the present design finds.
+    plain = power_curve("B", replace(gate, margins=(0.0,)))
+    assert not plain.from_margins
+    assert plain.now == pytest.approx(0.8)
 
 
 def test_a_profile_is_the_share_that_reaches_tau():
