@@ -108,7 +108,6 @@ class BankedAdapter(Adapter):
     routes_hard = True
     config: BankedConfig
     controller: SequenceController
-    confidence: ConfidenceHead
 
     @classmethod
     def build(
@@ -195,7 +194,7 @@ class BankedAdapter(Adapter):
                 state.auxiliary += terms(
                     config, logits_BSK[:, one], g_BSK[:, one], None, 1.0 / routers
                 )
-        if not config.uncertainty:
+        if self.confidence is None:
             return g_BSK
         return self.confidence.fade(g_BSK, u_BH, static=self.static_code(), signals=state.signals)
 

@@ -113,7 +113,6 @@ class GeneratedAdapter(Adapter):
     config: GeneratedConfig
     controller: SequenceController
     chunk_controller: ChunkController
-    confidence: ConfidenceHead
 
     @classmethod
     def build(
@@ -225,9 +224,11 @@ class GeneratedAdapter(Adapter):
         u_BH = self.controller.features(h_BTD, prefix_mask_BT, side_BF)
         code_BN = self.controller.code(u_BH)
         code_BSR = code_BN.view(code_BN.shape[0], len(self.sites), -1)
-        if not self.config.uncertainty:
+        if self.confidence is None:
             return code_BSR
-        return self.confidence.fade(code_BSR, u_BH, static=1.0, signals=self.state.signals)
+        return self.confidence.fade(
+            code_BSR, u_BH, static=self.static_code(), signals=self.state.signals
+        )
 
     def advance(
         self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None
@@ -235,10 +236,6 @@ class GeneratedAdapter(Adapter):
         codes_BKN, chunk_BT, state = self.chunk_controller(h_BTD, valid_BT, past)
         codes_BKSR = codes_BKN.unflatten(2, (len(self.sites), self.config.rank))
         return CausalCodes(codes_BKSR=codes_BKSR, chunk_BT=chunk_BT, state=state)
-
-    def static_code(self) -> float:
-        """The code of the static path, to which an unsure controller fades."""
-        return 1.0
 
     def controller_parameters(self) -> list[nn.Parameter]:
         factors = ("down_RI", "up_OR")
