@@ -51,8 +51,10 @@ def effect_sizes(
         if weights_N is None
         else difference_SN @ (weights_N / weights_N.sum())
     )
-    by_seed = d_z(seed_S, unit="seeds", level=level)
-    by_example = d_z(difference_SN.mean(axis=0), unit=unit, level=level)
+    # Differences of rounding errors are no spread.
+    size = max(float(np.abs(arm_SN).max()) for arm_SN in (treatment_SN, control_SN))
+    by_seed = d_z(seed_S, unit="seeds", level=level, magnitude=size)
+    by_example = d_z(difference_SN.mean(axis=0), unit=unit, level=level, magnitude=size)
     found += [size for size in (by_seed, by_example) if size is not None]
     if by_example is not None:
         deviation = _deviation(difference_SN.mean(axis=0))
@@ -66,10 +68,16 @@ def effect_sizes(
     return tuple(found)
 
 
-def d_z(values_n: FloatArray, *, unit: Unit, level: float = 0.95) -> EffectSize | None:
-    """Mean over standard deviation of paired differences; None where nothing varies."""
+def d_z(
+    values_n: FloatArray, *, unit: Unit, level: float = 0.95, magnitude: float = 0.0
+) -> EffectSize | None:
+    """Mean over standard deviation of paired differences; None where nothing varies.
+
+    Args:
+        magnitude: size of what was subtracted; a spread of its rounding errors is none.
+    """
     num = len(values_n)
-    deviation = _deviation(values_n) if num >= 2 else 0.0
+    deviation = _deviation(values_n, magnitude)
     if deviation == 0.0:
         return None
     t = float(np.mean(values_n)) / deviation * math.sqrt(num)
@@ -101,7 +109,10 @@ def _rescaled(size: EffectSize, name: Literal["d_av", "d_pooled"], factor: float
     )
 
 
-def _deviation(values_n: FloatArray) -> float:
-    if len(values_n) < 2 or float(np.ptp(values_n)) == 0.0:
+def _deviation(values_n: FloatArray, magnitude: float = 0.0) -> float:
+    if len(values_n) < 2:
+        return 0.0
+    rounding = 8 * np.finfo(np.float64).eps * max(float(np.abs(values_n).max()), magnitude)
+    if float(np.ptp(values_n)) <= rounding:
         return 0.0
     return float(np.std(values_n - values_n[0], ddof=1))

@@ -156,9 +156,9 @@ def infer_mean(
             value_range=None,
         )
     exact: Interval | None = None
-    largest = 1.0 if weights_N is None else float(weights_N.max() / weights_N.mean())
+    heaviest = 1.0 if weights_N is None else float(weights_N.max() / weights_N.mean())
     if value_range is not None and bool((values_SN == values_SN[0, 0]).all()):
-        share = min(exact_bound(analysis.num_units, level) * largest, 1.0)
+        share = min(exact_bound(analysis.num_units, level) * heaviest, 1.0)
         least, largest = value_range
         exact = Interval(
             low=analysis.estimate - share * (analysis.estimate - least),
@@ -171,7 +171,7 @@ def infer_mean(
         interval=exact,
         bootstrap=None,
         value_range=value_range if exact is not None else None,
-        largest_share=largest,
+        largest_share=heaviest,
     )
 
 

@@ -128,3 +128,30 @@ def benjamini_hochberg(p_values: Sequence[float], penalty: float = 1.0) -> list[
         ]
         adjusted.append(min(1.0, *later) if later else 1.0)
     return adjusted
+
+
+def weighted_two_way(values_SN: FloatArray, sizes: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over examples, its variance, and the units' degrees of freedom, as in stats/twoway.py.
+
+    The covariance of the units' deviations is multiplied out as a matrix.
+    """
+    num_seeds, num_units = values_SN.shape
+    total = sum(sizes)
+    p = [size / total for size in sizes]
+    q = sum(share**2 for share in p)
+    unit = [sum(map(float, column)) / num_seeds for column in values_SN.T]
+    seed = [sum(share * float(v) for share, v in zip(p, row, strict=True)) for row in values_SN]
+    mean = sum(share * m for share, m in zip(p, unit, strict=True))
+    a = [share**2 / (1 - 2 * share + q) for share in p]
+    units = sum(factor * (m - mean) ** 2 for factor, m in zip(a, unit, strict=True))
+    seeds = sum((m - mean) ** 2 for m in seed) / (num_seeds * (num_seeds - 1))
+    residual = 0.0
+    for s in range(num_seeds):
+        for i in range(num_units):
+            residual += a[i] * (float(values_SN[s, i]) - seed[s] - unit[i] + mean) ** 2
+    residual /= num_seeds * (num_seeds - 1)
+    projection = np.eye(num_units) - np.outer(np.ones(num_units), p)
+    covariance = projection @ projection.T
+    weighted = np.diag(a) @ covariance
+    df = float(np.trace(weighted)) ** 2 / float(np.trace(weighted @ weighted))
+    return mean, units + max(seeds - residual, 0.0), df
