@@ -6,6 +6,7 @@ The page needs no network: style and figures are inlined. Text from missions is 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from stats.verdict import MissionVerdict
 
 __all__ = ["MAX_BYTES", "measured_sentence", "render", "write_report"]
 
+_FIGURE = re.compile(r"[-+~<>±\[]?\s*[\d.]|–$")  # noqa: RUF001
 MAX_BYTES = 2_000_000
 """A page is meant to be read on a telephone; the scores lie beside it."""
 
@@ -51,6 +53,8 @@ class ExtraView:
     svg: str
     png: str
     paragraphs: tuple[str, ...]
+    figures: tuple[bool, ...]
+    """Of each column of the table: whether it holds figures, not words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +131,9 @@ def _render(
     files: Sequence[str],
     drawn: Drawn,
 ) -> str:
-    means = {mission: arm_means(scores) for mission, scores in scores_by_mission.items()}
+    order = [verdict.mission for verdict in verdicts]
+    missions = sorted(scores_by_mission, key=lambda m: order.index(m) if m in order else len(order))
+    means = {mission: arm_means(scores_by_mission[mission]) for mission in missions}
     by_mission = {verdict.mission: verdict for verdict in verdicts}
     text = (
         _environment()
@@ -231,4 +237,13 @@ def _view(extra: Extra, name: str) -> ExtraView:
         svg=svg,
         png=png,
         paragraphs=tuple(part.strip() for part in extra.text.split("\n\n") if part.strip()),
+        figures=tuple(
+            all(_is_figure(row[at]) for row in extra.rows if len(row) > at)
+            for at in range(max(map(len, [extra.columns, *extra.rows])))
+        ),
     )
+
+
+def _is_figure(cell: str | float) -> bool:
+    """Whether a cell is a number, or a text that starts like one, or empty."""
+    return not isinstance(cell, str) or not cell or bool(_FIGURE.match(cell))

@@ -104,7 +104,12 @@ def profiles(
         panels.append(Panel(title=one.mission, note=note, lines=tuple(lines)))
     if len(usable) > 1:
         panels.append(_together(usable, thresholds_T, resamples, rng_seed))
-    return Profiles(thresholds_T=thresholds_T, panels=tuple(panels), left_out=left_out)
+    order = [verdict.mission for verdict in verdicts if verdict.mission in left_out]
+    return Profiles(
+        thresholds_T=thresholds_T,
+        panels=tuple(panels),
+        left_out={mission: left_out[mission] for mission in order},
+    )
 
 
 def _together(

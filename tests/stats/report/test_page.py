@@ -149,5 +149,13 @@ def test_extras_are_drawn_and_their_text_escaped(run, make_context, evil):
     assert "8k" in words
 
 
+def test_columns_of_words_are_not_set_as_figures(run, make_context):
+    rows = [("a", "planner", "-0.5", 3), ("b", "frozen", "", 4)]
+    extra = Extra(title="Rows", columns=("item", "arm", "gap", "count"), rows=rows)
+    text = render(run.verdicts[:1], {}, make_context(extras={"A": [extra]}))
+    for name, kind in (("item", ""), ("arm", ""), ("gap", ' class="n"'), ("count", ' class="n"')):
+        assert f'<th scope="col"{kind}>{name}</th>' in text
+
+
 def test_durations_in_words():
     assert (duration(3725), duration(59)) == ("1 h 2 min 5 s", "59 s")
