@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy.special import stdtr
 
+from stats.bootstrap import CrossedResamples
 from stats.costs import ArmCost
 from stats.errors import DegenerateDataError, StatsError
-from stats.gates import parse_gate
+from stats.gates import GateContext, evaluate_gate, parse_gate
 from stats.parity import ParityRule
 from stats.planning.rules import PassRule
 from stats.power import expected_error
 from stats.scores import ScoreTable
-from stats.sequential.futility import FutilityConfig, conditional_power
+from stats.sequential.futility import FutilityConfig, conditional_power, gate_chance
 from stats.sequential.interim import InterimView, interim_view
 from stats.sequential.looks import LooksConfig
 from stats.sequential.stop import EarlyStop
@@ -175,6 +177,24 @@ def test_conditional_power_at_the_ends():
     assert conditional_power(rule, -9.0, 9.0, parts, done=2, planned=5, units=50)[0] == 0.0
     with pytest.raises(DegenerateDataError):
         conditional_power(rule, 0.0, 0.0, parts, done=1, planned=5, units=50)
+
+
+def test_the_rest_is_taken_to_be_favourable():
+    scores = table(0.02)
+    block = evaluate_gate(
+        gates()[0],
+        GateContext(scores=scores, resampler=CrossedResamples(rng_seed=0, resamples=20)),
+    )
+    own = gate_chance(block, 6)
+    assert own.true == pytest.approx(block.estimate + block.standard_error)
+    better = gate_chance(replace(block, assumed=0.5), 6)
+    assert better.true == 0.5
+    assert gate_chance(replace(block, assumed=-0.5), 6).true == block.estimate
+    below = replace(block, passing_side="below")
+    assert gate_chance(below, 6).true == pytest.approx(block.estimate - block.standard_error)
+    within = replace(block, passing_side="within", margins=(-1.0, 1.0))
+    assert abs(gate_chance(within, 6).true) < abs(block.estimate)
+    assert gate_chance(replace(block, p_value=None), 6) is None
 
 
 def test_futility_never_makes_a_false_positive_and_costs_little_power():
