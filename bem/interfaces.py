@@ -148,6 +148,8 @@ class Adapter(nn.Module, ABC):
     """Whether training adds `auxiliary_loss` to the task's loss."""
     has_after_step: bool = False
     """Whether training calls `after_step`."""
+    reads_base_output: bool = False
+    """Whether each forward is preceded by one of the base alone, for `read_base`."""
     gradient_free: bool = False
     """Whether its parameters are searched and none takes a gradient: `fit` cannot train it."""
     routes_hard: bool = False
@@ -242,12 +244,29 @@ class Adapter(nn.Module, ABC):
             "or to mix. Distil it to a LoRA first."
         )
 
+    def read_base(self, h_BTD: Tensor) -> Sequence[Tensor]:
+        """With `reads_base_output`: the code of each site, (B, T, R), from the base's features."""
+        raise InvalidInputError(f"Adapter kind '{self.kind}' reads no pass of the base.")
+
     def bind(self, linears: Sequence[nn.Module]) -> None:
         """Called when put on a base, with its own linears at `sites`: frozen, to be read only."""
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that training may change; frozen parts are left out."""
         return list(self.parameters())
+
+    def coded_factors(self, index: int, code_R: Tensor) -> Factors:
+        """The delta at site `index` for one code of a row, at strength 1."""
+        raise InvalidInputError(
+            f"Adapter kind '{self.kind}': its delta is not up diag(code) down, so a code gives no "
+            "factors."
+        )
+
+    def scale_delta(self, index: int, by: float) -> None:
+        """Multiply the delta at site `index`, in place."""
+        raise InvalidInputError(
+            f"Adapter kind '{self.kind}' has no static delta that could be scaled in place."
+        )
 
     def num_parameters(self) -> int:
         """Trainable parameters as they stand."""

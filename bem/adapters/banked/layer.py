@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bem.adapters.banked.config import BankedConfig
 from bem.controller import SequenceController
 from bem.gating import balance_loss
-from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
+from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
 from bem.lowrank import add_up, down, uniform_down, zero_up
 from bem.routing.gates import gates, importance_loss, mean_entropy, utilisation_gap
 from bem.routing.prompt import at_or_after, count_controller, new_controller
@@ -206,6 +206,12 @@ class BankedAdapter(Adapter):
     def static_code(self) -> float:
         """The code of the static path: the even mixture of the bank."""
         return 1.0 / self.config.experts
+
+    def coded_factors(self, index: int, code_R: Tensor) -> Factors:
+        layer = self.layers[index]
+        assert isinstance(layer, BankedLayer)
+        code_N = code_R.repeat_interleave(self.config.rank)
+        return layer.down_NI.detach(), layer.up_ON.detach() * (layer.scale * code_N)
 
     def controller_parameters(self) -> list[nn.Parameter]:
         factors = ("down_NI", "up_ON")

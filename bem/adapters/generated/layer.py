@@ -17,7 +17,15 @@ from bem.adapters.generated.config import GeneratedConfig
 from bem.composition.trust import gram, into_trust_region
 from bem.controller import SequenceController
 from bem.errors import InvalidInputError
-from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, CausalCodes, Site
+from bem.interfaces import (
+    Adapter,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterState,
+    CausalCodes,
+    Factors,
+    Site,
+)
 from bem.lowrank import add_up, down, uniform_down, zero_up
 from bem.routing.chunks import ChunkController
 from bem.routing.uncertainty import ConfidenceHead
@@ -236,6 +244,14 @@ class GeneratedAdapter(Adapter):
         codes_BKN, chunk_BT, state = self.chunk_controller(h_BTD, valid_BT, past)
         codes_BKSR = codes_BKN.unflatten(2, (len(self.sites), self.config.rank))
         return CausalCodes(codes_BKSR=codes_BKSR, chunk_BT=chunk_BT, state=state)
+
+    def coded_factors(self, index: int, code_R: Tensor) -> Factors:
+        layer = self.layers[index]
+        assert isinstance(layer, ContextCodeLayer | TokenCodeLayer)
+        if layer.trust_radius is not None:
+            radius = layer.trust_radius / layer.scale
+            code_R = held(code_R, layer.down_RI, layer.up_OR, radius).detach()
+        return layer.down_RI.detach(), layer.up_OR.detach() * (layer.scale * code_R)
 
     def controller_parameters(self) -> list[nn.Parameter]:
         factors = ("down_RI", "up_OR")

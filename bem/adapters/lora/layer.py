@@ -78,3 +78,9 @@ class LoraAdapter(Adapter):
         layer = self.layers[index]
         assert isinstance(layer, LoraLayer)
         return layer.down_RI.detach(), layer.up_OR.detach() * layer.scale
+
+    def scale_delta(self, index: int, by: float) -> None:
+        layer = self.layers[index]
+        assert isinstance(layer, LoraLayer)
+        with torch.no_grad():
+            layer.up_OR.mul_(by)

@@ -160,3 +160,9 @@ class OrthogonalAdapter(Adapter):
         assert isinstance(layer, OrthogonalLayer)
         down_RI, up_OR = layer.projected()
         return down_RI.detach(), up_OR.detach() * layer.scale
+
+    def scale_delta(self, index: int, by: float) -> None:
+        layer = self.layers[index]
+        assert isinstance(layer, OrthogonalLayer)
+        with torch.no_grad():
+            layer.up_OR.mul_(by)
