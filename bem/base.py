@@ -95,11 +95,11 @@ class BaseModel:
                 )
         return tuple(s for s in self._sites if any(_ends_with(s.name, x) for x in suffixes))
 
-    def forward_flops(self, *, batch: int, seq_len: int) -> int:
+    def forward_flops(self, *, batch: int, seq_len: int, head: bool = True) -> int:
         """FLOPs of one forward without cache: products only, a multiply-add is two.
 
         Every linear, both attention products over the full square (as they are computed, masked
-        or not), and the output head. Norms, activations and rotations are left out.
+        or not), and (with `head`) the output head. Norms, activations and rotations are left out.
         """
         config = self.text_config
         linears = sum(site.in_features * site.out_features for site in self._sites)
@@ -107,7 +107,8 @@ class BaseModel:
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         attention = 4 * len(self.layers) * heads * head_dim * seq_len * seq_len
-        return int(batch * (2 * seq_len * (linears + head_out * head_in) + attention))
+        output = head_out * head_in if head else 0
+        return int(batch * (2 * seq_len * (linears + output) + attention))
 
     def head(self, h_BTD: Tensor) -> Tensor:
         """Logits from last hidden states (any leading shape), for heads without extra scaling."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bem.base import BaseModel
+from bem.basepass import base_pass
 from bem.context import RoutingContext
 from bem.errors import InvalidInputError, RoutingError
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
@@ -258,11 +259,11 @@ class AdapterHost(nn.Module):
 
     def forward_flops(self, *names: str, batch: int = 1, seq_len: int) -> int:
         """FLOPs of one forward: the base and these adapters (none named: those selected)."""
-        added = (
-            self[name].forward_flops(batch=batch, seq_len=seq_len)
-            for name in names or self._selected
-        )
-        return self.base.forward_flops(batch=batch, seq_len=seq_len) + sum(added)
+        adapters = [self[name] for name in names or self._selected]
+        added = sum(a.forward_flops(batch=batch, seq_len=seq_len) for a in adapters)
+        passes = sum(a.reads_base_output for a in adapters)
+        first = self.base.forward_flops(batch=batch, seq_len=seq_len, head=False) if passes else 0
+        return self.base.forward_flops(batch=batch, seq_len=seq_len) + added + passes * first
 
     def enable_gradient_checkpointing(self) -> None:
         """Checkpoint the base's layers so that recomputation sees this forward's routing."""
@@ -301,7 +302,28 @@ class AdapterHost(nn.Module):
                     self._start_codes(name, adapter, context, decoding)
                 if adapter.streams:
                     start_stream(name, adapter, context, kwargs, known=context is not _NO_CONTEXT)
+        for name in acting:
+            if self[name].reads_base_output:
+                self._read_base(name, context, args, kwargs)
         self._enforce(tuple(acting))
+
+    def _read_base(
+        self, name: str, context: RoutingContext, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        adapter = self[name]
+        state = adapter.state
+        self._enforce(())
+        h_BTD = base_pass(
+            self.base.decoder, name, context, args, kwargs, known=context is not _NO_CONTEXT
+        )
+        codes = adapter.read_base(h_BTD)
+        if state.code_map is not None:
+            codes = [state.code_map(code) for code in codes]
+        state.codes = codes
+        if state.trace is not None:
+            state.trace.extend(code.detach() for code in codes)
+        if state.site_codes is not None:
+            state.site_codes.update(enumerate(code.detach() for code in codes))
 
     def _start_codes(
         self, name: str, adapter: Adapter, context: RoutingContext, decoding: bool
