@@ -45,7 +45,7 @@ from missions.spec import ExamplesConfig, MissionSpec, load_spec
 
 Side = Literal["planner", "fused"]
 SIDES: tuple[Side, ...] = get_args(Side)
-ROUNDS = ("tuning_1", "tuning_2", "tuning_3")
+ROUNDS = ("tuning_1", "tuning_2", "tuning_3", "tuning_4")
 """Names of the committed rounds: a grid `.yaml` and its results `.json` each."""
 _HERE = Path(__file__).parent
 
