@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from bem.errors import InvalidInputError
 from bem.injection import AdaptedLinear, AdapterHost
@@ -29,7 +28,8 @@ def inner_product(first: Factors, second: Factors) -> Tensor:
 
 def spectral_norm(factors: Factors) -> Tensor:
     """The largest singular value of a low-rank delta, from the R x R middle of two QRs."""
-    return torch.linalg.matrix_norm(_middle(factors), ord=2)
+    norm: Tensor = torch.linalg.matrix_norm(_middle(factors), ord=2)
+    return norm
 
 
 def effective_rank(factors: Factors) -> float:
@@ -134,8 +134,8 @@ def project(host: AdapterHost, name: str, radius: float) -> dict[str, float]:
 def _middle(factors: Factors) -> Tensor:
     """R_U R_V^T, which has the delta's singular values."""
     down_RI, up_OR = factors
-    upper_up = torch.linalg.qr(up_OR.double(), mode="r").R
-    upper_down = torch.linalg.qr(down_RI.T.double(), mode="r").R
+    upper_up: Tensor = torch.linalg.qr(up_OR.double(), mode="r").R
+    upper_down: Tensor = torch.linalg.qr(down_RI.T.double(), mode="r").R
     return upper_up @ upper_down.T
 
 
@@ -143,7 +143,7 @@ def _base_weight(host: AdapterHost, path: str) -> Tensor:
     linear = host.model.get_submodule(path)
     inner = linear.base if isinstance(linear, AdaptedLinear) else linear
     weight = inner.weight
+    assert isinstance(weight, Tensor)
     if not weight.is_floating_point():
         raise InvalidInputError(f"Site '{path}' is quantised: its weight has no norm as it is.")
-    made: Tensor = weight.T if isinstance(inner, Conv1D) else weight
-    return made.detach().float()
+    return weight.detach().float()

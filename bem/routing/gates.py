@@ -31,7 +31,7 @@ def gates(logits_XK: Tensor, k: int, gate: Gate) -> Tensor:
             raise InvalidInputError("Renormalised top-1 gates are constant: no router gradient.")
         return logits_XK.masked_fill(~chosen_XK, float("-inf")).softmax(-1)
     p_XK = logits_XK.softmax(-1)
-    return chosen_XK.to(p_XK.dtype) / k + p_XK - p_XK.detach()
+    return chosen_XK.to(p_XK.dtype) / k + (p_XK - p_XK.detach())
 
 
 def importance_loss(gates_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
@@ -40,7 +40,9 @@ def importance_loss(gates_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
     arXiv 1701.06538, equations 6 and 7, with the variance of the K experts (not a sample's).
     """
     sum_K = _masked(gates_BTK, token_mask_BT).sum((0, 1))
-    return sum_K.var(unbiased=False) / sum_K.mean().square().clamp_min(1e-10)
+    mean = sum_K.mean()
+    squared_cv: Tensor = (sum_K - mean).square().mean() / mean.square().clamp_min(1e-10)
+    return squared_cv
 
 
 def mean_entropy(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:

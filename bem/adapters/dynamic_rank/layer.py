@@ -28,7 +28,7 @@ from bem.routing.prompt import at_or_after, count_controller, new_controller
 def k_hot(logits_BSR: Tensor, k: int) -> Tensor:
     """1 at the k largest, 0 elsewhere; backward as sigmoid (straight through, 1308.3432)."""
     soft_BSR = torch.sigmoid(logits_BSR)
-    return top_k(logits_BSR, k).to(soft_BSR.dtype) + soft_BSR - soft_BSR.detach()
+    return top_k(logits_BSR, k).to(soft_BSR.dtype) + (soft_BSR - soft_BSR.detach())
 
 
 def group_of(site: Site, groups: int) -> Tensor:

@@ -55,8 +55,10 @@ class KroneckerLayer(AdapterLayer):
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
-        z_BTPN = down(x_BTI.unflatten(-1, self.in_split), self.right_RVQ.flatten(0, 1))
-        z_BTPRV = z_BTPN.unflatten(-1, (self.rank, -1))
+        leading, (rows, columns) = x_BTI.shape[:-1], self.in_split
+        x_BTPQ = x_BTI.reshape(*leading, rows, columns)
+        z_BTPN = down(x_BTPQ, self.right_RVQ.flatten(0, 1))
+        z_BTPRV = z_BTPN.view(*leading, rows, self.rank, self.out_split[1])
         z_BTPRV = z_BTPRV * state.codes[self.index][:, :, None, :, None].to(z_BTPN.dtype)
         z_BTVM = z_BTPRV.permute(0, 1, 4, 3, 2).flatten(-2)
         left_UM = self.left_RUP.transpose(0, 1).flatten(1)
