@@ -37,7 +37,7 @@ def _fixed(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
     freezes = _of_kind(links, "freeze")
     early: list[str] = []
     late: list[str] = []
-    for row in reader.missions():
+    for row in sorted(reader.missions(), key=lambda item: item.mission):
         link = freezes.get(row.mission)
         before = link is not None and (row.started_at is None or link.at <= row.started_at)
         (early if before else late).append(row.mission)
@@ -69,6 +69,7 @@ def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
         if alike
         else "the arms ran under different numbers of seeds"
     )
+    lock = ", and test scores open for no other ones" if reads else ""
     order = "; ".join(
         f"{name}: decision {link.seq} froze them by hash, "
         + (
@@ -81,8 +82,8 @@ def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
     return Fact(
         answer=(
             f"retrained: {trained}. Tuned: not in this launch, all settings are those of the "
-            "mission files and other ones are refused. How they were found before is told in each "
-            "mission's README and proven by nothing here"
+            f"mission files{lock}. How they were found before is told in each mission's README and "
+            "proven by nothing here"
         ),
         where=f"{LEDGER}: {order}",
         status="part" if alike else "no",
@@ -120,13 +121,27 @@ def _peeking(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
         said = ", ".join(f"{name} {count}" for name, count in sorted(often.items()))
         text = f"verdicts were recorded more than once: {said}"
     else:
-        text = f"one verdict a mission ({', '.join(sorted(counts))}), after its last run"
+        text = f"one verdict a mission ({', '.join(sorted(counts))})"
+        if hasty := _before_the_last_run(reader, links):
+            text += f", that of {', '.join(hasty)} before its last run ended"
+        else:
+            text += ", each after its last run ended"
     if early:
         text += f"; stopped early by a rule of the mission file: {', '.join(sorted(early))}"
     if withheld:
         text += f"; no decision was taken for {', '.join(sorted(set(withheld)))}"
     verdicts = [link for link in links if link.kind in ("verdict", "early_stop")]
-    return Fact(answer=text, where=_where(verdicts), status="no" if often else "yes")
+    bad = often or _before_the_last_run(reader, links)
+    return Fact(answer=text, where=_where(verdicts), status="no" if bad else "yes")
+
+
+def _before_the_last_run(reader: LedgerReader, links: Sequence[Decision]) -> list[str]:
+    """Missions whose verdict stands in the chain before the end of one of their runs."""
+    decided = _of_kind(links, "verdict")
+    ends: dict[str, float] = {}
+    for run in reader.runs():
+        ends[run.mission] = max(ends.get(run.mission, 0.0), run.ended_at or 0.0)
+    return sorted(name for name, link in decided.items() if link.at < ends.get(name, 0.0))
 
 
 def _reproduce(meta: Mapping[str, Any], again: NoiseFloor | None) -> Fact:

@@ -49,7 +49,11 @@ def _estimand(run: Material) -> Fact:
         text += f"; {_few(lost)} could not be computed and name none"
     whole = all(verdict.estimand for verdict in run.verdicts)
     text += "; every mission file names its own" if whole else ""
-    return Fact(answer=text, where=f"{TABLES}: gates[].estimand", status="yes" if whole else "part")
+    return Fact(
+        answer=text,
+        where=f"{TABLES}: gates[].estimand",
+        status="yes" if whole and not lost else "part",
+    )
 
 
 def _fixed(run: Material) -> Fact:
@@ -86,7 +90,9 @@ def _paired(run: Material) -> Fact:
     if prints:
         same = "equal in both arms" if equal else "different between the arms"
         text += f". Manifest of seeds and items of the primary gates, {same}: {', '.join(prints)}"
-    return Fact(answer=text, where="scores/*.parquet", status="yes" if equal else "no")
+    whole = len(held) == len(pairs)
+    status: Status = "no" if not equal else "yes" if whole else "part"
+    return Fact(answer=text, where="scores/*.parquet", status=status)
 
 
 def _seeds(run: Material) -> Fact:
@@ -229,7 +235,7 @@ def _margins(run: Material) -> Fact:
         text += f"; none with {_few(bare)}"
     return Fact(
         answer=text,
-        where=f"{TABLES}: gates[].note (hashed with the mission file)",
+        where=f"{TABLES}: gates[].note",
         status="part" if bare else "yes",
     )
 
@@ -245,7 +251,14 @@ def _power(run: Material) -> Fact:
     text = f"detectable effect at 80 % for {len(known)} gates"
     if primary:
         text += f"; primary gates: {', '.join(primary)}"
-    return Fact(answer=text, where=f"{TABLES}: gates[].mde; figures/power.svg")
+    lost = [v.mission for v in run.verdicts if v.primary.mde is None]
+    if lost:
+        text += f"; none for the primary gates of {_few(lost)}"
+    return Fact(
+        answer=text,
+        where=f"{TABLES}: gates[].mde; figures/power.svg",
+        status="part" if lost else "yes",
+    )
 
 
 def _peeking(run: Material) -> Fact:
