@@ -6,11 +6,11 @@ makes a gate INVALID) the rule still counts the gates of this run to which it ap
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stats.family import counted as members
+from stats.integrity import manifests
 from stats.report.context import Fact, ReportContext, Status
 from stats.report.tables import counted
 from stats.result import GateResult
@@ -80,16 +80,18 @@ def _paired(run: Material) -> Fact:
         table = run.scores.get(verdict.mission)
         if table is None or not gate.versus or gate.estimate is None:
             continue
-        ours, theirs = (_manifest(table, gate.metric, arm) for arm in (gate.treatment, gate.versus))
-        equal = equal and ours == theirs
-        prints.append(f"{verdict.mission} {ours[:12]}")
+        arms = (gate.treatment, gate.versus)
+        found = manifests(table, gate.metric)
+        prints_of = {digest for (arm, _), digest in found.items() if arm in arms}
+        equal = equal and len(prints_of) == 1
+        prints.append(f"{verdict.mission} {' and '.join(sorted(d[:12] for d in prints_of))}")
     text = (
         f"{len(held)} of {len(pairs)} comparisons were computed, cell by cell over the same seeds "
         "and test items; a missing cell refuses the gate"
     )
     if prints:
-        same = "equal in both arms" if equal else "different between the arms"
-        text += f". Manifest of seeds and items of the primary gates, {same}: {', '.join(prints)}"
+        same = "equal in all arms and seeds" if equal else "different between arms or seeds"
+        text += f". Manifests of the primary gates' items, {same}: {', '.join(prints)}"
     whole = len(held) == len(pairs)
     status: Status = "no" if not equal else "yes" if whole else "part"
     return Fact(answer=text, where="scores/*.parquet", status=status)
@@ -360,15 +362,6 @@ def _reproduce(run: Material) -> Fact:
 
 def _noise(run: Material) -> Fact:
     return Fact(answer="not measured, no seed was run twice", status="open")
-
-
-def _manifest(table: ScoreTable, metric: str, arm: str) -> str:
-    """sha256 over the seeds and test items of one arm."""
-    frame = table.select(metric=metric, arms=[arm]).frame
-    digest = hashlib.sha256()
-    for seed, name in zip(frame["seed"], frame["example_id"], strict=True):
-        digest.update(f"{seed}\x00{name}\x01".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _size(gate: GateResult) -> str:

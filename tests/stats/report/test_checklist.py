@@ -23,7 +23,7 @@ def test_nothing_is_claimed_that_was_not_handed_in(run, make_context):
 def test_answers_hold_the_figures_of_the_run(run, make_context):
     lines = lines_of(run, make_context())
     assert "5 of 5 comparisons" in lines["paired"].answer
-    assert "equal in both arms" in lines["paired"].answer
+    assert "equal in all arms and seeds" in lines["paired"].answer
     assert "none with A main" in lines["margins"].answer
     assert "4 missions (A, B, C, D)" in lines["family"].answer
     assert "B = 300" in lines["method"].answer
