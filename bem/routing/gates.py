@@ -49,7 +49,8 @@ def mean_entropy(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
     """The mean entropy (nats) of a token's probabilities: small where routing is decided."""
     entropy_BT1 = torch.special.entr(p_BTK).sum(-1, keepdim=True)
     count = entropy_BT1.numel() if token_mask_BT is None else token_mask_BT.sum().clamp_min(1)
-    return _masked(entropy_BT1, token_mask_BT).sum() / count
+    mean: Tensor = _masked(entropy_BT1, token_mask_BT).sum() / count
+    return mean
 
 
 def utilisation_gap(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
