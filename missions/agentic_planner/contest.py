@@ -252,31 +252,34 @@ def build_fused(
     host = AdapterHost(base)
     add_adapters(host, (FUSED,), params.fused, seed)
 
+    flops = 0.0
+
     def known(table: Scored) -> Executed:
         temperature, marks = params.policy.temperature, field.setting.marks
         return executed(table.queries, table.answers, table.table, temperature, tokenizer, marks)
 
-    def fit(draw: Callable[[], Sequence[Chain]], steps: int, order: np.random.Generator) -> None:
-        nonlocal result, flops
+    def fit(
+        draw: Callable[[], Sequence[Chain]], steps: int, order: np.random.Generator
+    ) -> TrainResult:
+        nonlocal flops
         batches = batch_stream(draw, training.batch, order)
         result = train_fused(host, batches, training, steps=steps, log=log, should_stop=should_stop)
         flops += steps * training.batch * chain_training_flops(host, draw(), fused=True)
+        return result
 
-    result: TrainResult
-    flops = 0.0
     rng = numpy_generator(seed, "agentic_planner", "outcomes")
     if training.outcomes == "experts":
         assert scored is not None, "the experts come first"
         outcomes = known(scored)
-        fit(lambda: outcomes.among(field.pool, rng), training.steps, _order(seed))
+        result = fit(lambda: outcomes.among(field.pool, rng), training.steps, _order(seed))
     else:
-        fit(lambda: field.pool, training.steps, _order(seed))
+        result = fit(lambda: field.pool, training.steps, _order(seed))
     if training.outcomes == "own" and not result.stopped:
         own = score_plans(host, field, params.policy, training.outcome_queries, fused=True)
         flops += own.flops
         solved = known(own)
         if solved.chains:
-            fit(lambda: solved.draw(rng), training.outcome_steps, rng)
+            result = fit(lambda: solved.draw(rng), training.outcome_steps, rng)
     cpu_s = time.process_time() - started
     return Trained(host=host, result=result, train_flops=flops, cpu_s=cpu_s)
 

@@ -11,7 +11,7 @@ Legend: Q queries, P plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,10 +58,7 @@ def executed(
     solved = np.flatnonzero(table.solvable())
     written = {plan: _encode(tokenizer, answers.by_plan[plan].texts) for plan in table.space.plans}
     rows = [
-        tuple(
-            _chain(queries[i], plan, lambda prefix, i=i: written[prefix][i], marks)
-            for plan in table.space.plans
-        )
+        tuple(_chain(queries[i], plan, i, written, marks) for plan in table.space.plans)
         for i in solved.tolist()
     ]
     return Executed(
@@ -72,15 +69,20 @@ def executed(
 
 
 def _chain(
-    gold: Chain, plan: str, written: Callable[[str], tuple[int, ...]], marks: Marks
+    gold: Chain,
+    plan: str,
+    row: int,
+    written: Mapping[str, Sequence[tuple[int, ...]]],
+    marks: Marks,
 ) -> Chain:
+    """`written`: plan -> what its last step wrote for every query; a prefix of a plan is a plan."""
     if plan == gold.item.query.plan:
         return gold
     told: tuple[int, ...] | None = None
     chunks = []
     for step, skill in enumerate(plan):
         given = gold.parts.given(skill, marks, told)
-        told = written(plan[: step + 1])
+        told = written[plan[: step + 1]][row]
         chunks.append(Chunk(skill=skill, given=given, written=(*told, marks.separator)))
     return replace(gold, chunks=tuple(chunks))
 

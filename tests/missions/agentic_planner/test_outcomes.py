@@ -9,8 +9,10 @@ import torch
 from pydantic import ValidationError
 
 from bem.base import BaseModel, load_base
+from bem.injection import AdapterHost
 from bem.planner import RewardTable
 from bem.testing import write_tiny_base
+from bem.training import TrainResult
 from missions.agentic_planner import contest, world
 from missions.agentic_planner.costs import chain_training_flops, fused_flops, table_flops
 from missions.agentic_planner.executed import Executed, executed
@@ -68,7 +70,7 @@ def _table(field: contest.Ground, score_QP: np.ndarray) -> RewardTable:
 
 def _known(base: BaseModel, field: contest.Ground, params: Params) -> tuple[Executed, list[str]]:
     """Ten queries; the first is solved by RF alone, the second by none, the others by F or RF."""
-    host = contest.AdapterHost(base)
+    host = AdapterHost(base)
     add_adapters(host, SKILL_ADAPTERS, params.skill, 0)
     answers = run_plans(host, field.train[:10], field.setting)
     host.detach()
@@ -133,7 +135,7 @@ def test_plans_are_drawn_by_their_reward(
 def test_the_fused_table_equals_serving_it_each_plan(
     base: BaseModel, field: contest.Ground, params: Params
 ) -> None:
-    host = contest.AdapterHost(base)
+    host = AdapterHost(base)
     add_adapters(host, (FUSED,), params.fused, 0)
     with torch.no_grad():  # an adapter that acts
         for parameter in host.parameters():
@@ -156,7 +158,7 @@ def test_the_fused_table_equals_serving_it_each_plan(
 def test_a_trained_token_costs_two_passes_of_the_base_and_three_of_the_adapter(
     base: BaseModel, field: contest.Ground, params: Params
 ) -> None:
-    host = contest.AdapterHost(base)
+    host = AdapterHost(base)
     add_adapters(host, (FUSED,), params.fused, 0)
     chains = field.pool[:10]
     passes = fused_flops(host, gold_answers(chains))
@@ -223,9 +225,9 @@ def test_the_policy_clones_what_its_labels_say(
         told.append((features, weights))
 
     monkeypatch.setattr(contest, "clone_behaviour", clone)
-    host = contest.AdapterHost(base)
+    host = AdapterHost(base)
     add_adapters(host, SKILL_ADAPTERS, params.skill, 0)
-    result = contest.TrainResult(steps=0, stopped=False, losses=(0.0,), cpu_s=0.0)
+    result = TrainResult(steps=0, stopped=False, losses=(0.0,), cpu_s=0.0)
     experts = contest.Trained(host=host, result=result, train_flops=0.0, cpu_s=0.0)
     scored = contest.score_plans(host, field, params.policy, 10)
     plans = field.setting.space.plans
