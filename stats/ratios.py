@@ -20,10 +20,10 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from stats.bootstrap import CrossedResamples, bca_interval
-from stats.errors import DegenerateDataError
+from stats.errors import DegenerateDataError, MagnitudeError
 from stats.result import BootstrapInterval, Interval
 from stats.scores import FloatArray
-from stats.twoway import TwoWay, two_way
+from stats.twoway import LARGEST, SMALLEST, TwoWay, two_way
 
 METHOD = "two-way Satterthwaite t, linearised log ratio"
 
@@ -58,13 +58,16 @@ def infer_ratio(
         top_SN, bottom_SN = top_SN * scaled_N, bottom_SN * scaled_N
     top, bottom = float(top_SN.mean()), float(bottom_SN.mean())
     for name, mean in (("denominator", bottom), ("numerator", top)):
-        if mean <= 0.0:
+        if not SMALLEST <= mean <= LARGEST:
             return RatioInference(
                 ratio=None, interval=None, bootstrap=None, why=f"the {name}'s mean is {mean:g}"
             )
     centre = math.log(top / bottom)
     linear_SN = top_SN / top - bottom_SN / bottom
-    analysis = two_way(linear_SN if weights_N is None else linear_SN / scaled_N, weights_N)
+    try:
+        analysis = two_way(linear_SN if weights_N is None else linear_SN / scaled_N, weights_N)
+    except MagnitudeError as error:
+        return RatioInference(ratio=top / bottom, interval=None, bootstrap=None, why=str(error))
     if analysis.degenerate:
         why = "the ratio is the same for every seed and unit"
         return RatioInference(ratio=top / bottom, interval=None, bootstrap=None, why=why)
@@ -122,7 +125,7 @@ def _log_ratio_bca(
     analysis: TwoWay,
 ) -> BootstrapInterval:
     top, bottom = resampler.replicates(top_SN), resampler.replicates(bottom_SN)
-    bad = np.count_nonzero((top.values_B <= 0.0) | (bottom.values_B <= 0.0))
+    bad = np.count_nonzero((top.values_B < SMALLEST) | (bottom.values_B < SMALLEST))
     if bad:
         raise DegenerateDataError(
             f"{bad} of {resampler.resamples} resamples have a mean of zero above or below the line"
