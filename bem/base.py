@@ -47,6 +47,7 @@ class BaseModel:
         self.ref = ref
         self.folder = folder
         self.hosted = False  # an AdapterHost holds its linears
+        self.variant = ""  # what was done to the weights after loading
         self.decoder: Any = self.model.base_model
         self.layers = self._find_layers()
         self.hidden_size: int = self.text_config.hidden_size
@@ -76,7 +77,14 @@ class BaseModel:
                 sha.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
                 flat = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
                 sha.update(flat.numpy().tobytes())
+        sha.update(self.variant.encode())
         return sha.hexdigest()
+
+    def changed(self, variant: str) -> None:
+        """Say that the weights are no longer those that were loaded, but `variant` of them."""
+        self.variant = variant
+        self.__dict__.pop("digest", None)
+        self._named_parameters = list(self.model.named_parameters())
 
     def sites(self, targets: str | tuple[str, ...]) -> tuple[Site, ...]:
         """The linears that a preset or a tuple of name suffixes selects, in model order."""

@@ -19,10 +19,10 @@ from typing import Any, Self
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterLayer, AdapterState, Site
+from bem.nf4 import dense_weight, load_bitsandbytes
 
 NAME = "default"
 """The adapter's name inside PEFT."""
@@ -35,18 +35,23 @@ class StandIn(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = site.in_features, site.out_features
         self.given_BTO: Tensor | None = None
-        # until the base is known: the right shape at no memory
-        self._refer(torch.zeros(()).expand(site.out_features, site.in_features), None)
+        self._linear: tuple[Any, ...] = ()  # a tuple: not registered as a submodule
 
     def read(self, linear: nn.Module) -> None:
         """Refer to the weight and bias of the base's own linear from now on."""
-        weight, bias = linear.weight, linear.bias
-        assert isinstance(weight, Tensor)
-        self._refer(weight.t() if isinstance(linear, Conv1D) else weight, bias)
+        self._linear = (linear,)
 
-    def _refer(self, weight: Tensor, bias: Any) -> None:
-        object.__setattr__(self, "weight", weight)  # past nn.Module, which would own it
-        object.__setattr__(self, "bias", bias)
+    @property
+    def weight(self) -> Any:
+        """The base's, (O, I), as a linear has it; before `read` zeros of no size in memory."""
+        if not self._linear:
+            return torch.zeros(()).expand(self.out_features, self.in_features)
+        return dense_weight(self._linear[0])
+
+    @property
+    def bias(self) -> Any:
+        """The base's."""
+        return self._linear[0].bias if self._linear else None
 
     def forward(self, x_BTI: Tensor) -> Tensor:
         """What the base has computed for this very input."""
@@ -59,6 +64,7 @@ class StandInModel(nn.Module):
 
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
+        load_bitsandbytes()  # PEFT imports it where it is installed: here, without its noise
         self.config = {"model_type": "custom"}
         self.hf_device_map = {"": "cpu"}  # PEFT would look for a first parameter; there is none
         self.model = nn.Module()
