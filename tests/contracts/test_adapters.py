@@ -28,6 +28,7 @@ from bem.checkpoint import load_adapter, save_adapter
 from bem.data import Batch, Encoded, pad
 from bem.evaluate import target_loss
 from bem.interfaces import Adapter, AdapterConfig
+from bem.nf4 import quantise_base
 from bem.registry import naive_module
 from bem.sizing import count_parameters
 from bem.testing import write_tiny_base
@@ -378,3 +379,25 @@ def test_autocast_stays_close(host: AdapterHost, config: AdapterConfig) -> None:
         return
     loss.backward()
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in adapter.trainable())
+
+
+@pytest.fixture(scope="module")
+def nf4_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    folder = write_tiny_base(tmp_path_factory.mktemp("nf4"), layers=3, hidden_size=64, mlp_size=64)
+    return quantise_base(load_base(folder))
+
+
+@ADAPTERS
+def test_a_bitsandbytes_base_in_nf4(nf4_base: BaseModel, config: AdapterConfig) -> None:
+    """Forward, backward and cached decoding over `Linear4bit`, which stays as it is."""
+    with AdapterHost(nf4_base) as host:
+        batch = batch_of(2)
+        before = logits(host, batch)
+        adapter = add(host, config)
+        full = logits(host, batch)
+        assert not torch.allclose(full, before, atol=1e-3)
+        close(cached(host, batch), full[batch.attention_mask_BT.bool()], 2e-5)
+        assert torch.equal(logits(host, batch, strength=0.0), before)
+        if not adapter.gradient_free:
+            target_loss(host, batch, batch.routing()).backward()
+            assert all(p.grad is not None for p in adapter.trainable())
