@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from stats.bootstrap import CrossedResamples, crossed_bca
 from stats.errors import DegenerateDataError
 from stats.power import cheapest, detectable, fewest_seeds, fewest_units
@@ -132,6 +134,7 @@ def infer_mean(
     level: float = 0.95,
     value_range: tuple[float, float] | None = None,
     weights_N: FloatArray | None = None,
+    magnitude: float = 0.0,
 ) -> MeanInference:
     """Analyses one grid.
 
@@ -142,11 +145,12 @@ def infer_mean(
             than the range allows. It speaks of new examples, not of new seeds. Where units
             differ in size, the deviating ones are taken to be as large as the largest seen.
         weights_N: sizes of the units where they differ; the mean is then over examples.
+        magnitude: size of the numbers whose differences the values are (`size_of`).
 
     Raises:
         DegenerateDataError: fewer than 2 seeds or 2 units.
     """
-    analysis = two_way(values_SN, weights_N)
+    analysis = two_way(values_SN, weights_N, magnitude=magnitude)
     if not analysis.degenerate:
         low, high = analysis.interval(level)
         return MeanInference(
@@ -173,6 +177,11 @@ def infer_mean(
         value_range=value_range if exact is not None else None,
         largest_share=heaviest,
     )
+
+
+def size_of(*grids: FloatArray) -> float:
+    """Largest absolute value."""
+    return max(float(np.abs(grid).max()) for grid in grids)
 
 
 def _bootstrap(

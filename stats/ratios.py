@@ -65,7 +65,11 @@ def infer_ratio(
     centre = math.log(top / bottom)
     linear_SN = top_SN / top - bottom_SN / bottom
     try:
-        analysis = two_way(linear_SN if weights_N is None else linear_SN / scaled_N, weights_N)
+        analysis = two_way(
+            linear_SN if weights_N is None else linear_SN / scaled_N,
+            weights_N,
+            magnitude=max(float(top_SN.max()) / top, float(bottom_SN.max()) / bottom),
+        )
     except MagnitudeError as error:
         return RatioInference(ratio=top / bottom, interval=None, bootstrap=None, why=str(error))
     if analysis.degenerate:

@@ -113,11 +113,15 @@ class TwoWay:
         return float(stdtr(self.df, -t if side == "greater" else t))
 
 
-def two_way(values_SN: FloatArray, weights_N: FloatArray | None = None) -> TwoWay:
+def two_way(
+    values_SN: FloatArray, weights_N: FloatArray | None = None, *, magnitude: float = 0.0
+) -> TwoWay:
     """Analyses one complete grid.
 
     Args:
         weights_N: weight of each unit (its number of examples) in the mean; None: equal ones.
+        magnitude: size of the numbers whose differences the values are: what differs by no more
+            than their rounding errors does not vary.
 
     Raises:
         DegenerateDataError: fewer than two seeds or two units: the variance that a new seed or
@@ -137,7 +141,7 @@ def two_way(values_SN: FloatArray, weights_N: FloatArray | None = None) -> TwoWa
     # Constant grids must come out as exactly zero variance, not as rounding noise.
     first = values_SN[0, 0]
     centred_SN = values_SN - first
-    largest = float(np.abs(values_SN).max())
+    largest = max(float(np.abs(values_SN).max()), magnitude)
     if weights_N is None:
         squares = _equal_weights(centred_SN)
         seed_S = values_SN.mean(axis=1)

@@ -16,7 +16,7 @@ from stats.errors import GateError
 from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval, ratio_details, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.ratios import RatioInference, infer_ratio
 from stats.result import Decision, GateResult
 
@@ -62,6 +62,7 @@ def evaluate(config: Contrast, context: GateContext) -> GateResult:
         level=context.level,
         value_range=(-config.ratio, 1.0) if binary else None,
         weights_N=config.weights(grid),
+        magnitude=size_of(*arms),
     )
     decision, reason = _decide(inference, no_events)
     ratio = infer_ratio(

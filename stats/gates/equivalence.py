@@ -17,7 +17,7 @@ from stats.errors import GateError
 from stats.gates.base import GateContext, PairedGate
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.result import Decision, GateResult
 
 
@@ -52,9 +52,13 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
         raise GateError(
             f"Gate {config.id!r}: a log ratio needs values > 0, {config.metric!r} holds {least}."
         )
-    values_SN = np.log(grid.treatment_SN) - np.log(grid.control_SN)
+    logs = (np.log(grid.treatment_SN), np.log(grid.control_SN))
     inference = infer_mean(
-        values_SN, context.resampler, level=context.level, weights_N=config.weights(grid)
+        logs[0] - logs[1],
+        context.resampler,
+        level=context.level,
+        weights_N=config.weights(grid),
+        magnitude=size_of(*logs),
     )
     margin = config.log_ratio_margin
     decision, verdict = _decide(config, inference)

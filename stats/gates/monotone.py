@@ -20,7 +20,7 @@ from stats.gates.base import GateContext, MeanGate, is_fraction
 from stats.gates.levels import level_grids, slope_weights, stacked, weighted_level_means
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.power import MAX_SEEDS
 from stats.result import Decision, GateResult, WouldDecide
 from stats.scores import FloatArray
@@ -61,7 +61,11 @@ def evaluate(config: Monotone, context: GateContext) -> GateResult:
     weights_K = slope_weights(np.arange(len(grids), dtype=np.float64))
     sign = 1.0 if config.direction == "increasing" else -1.0
     inference = infer_mean(
-        levels_SNK @ weights_K, context.resampler, level=context.level, weights_N=weights_N
+        levels_SNK @ weights_K,
+        context.resampler,
+        level=context.level,
+        weights_N=weights_N,
+        magnitude=size_of(levels_SNK),
     )
     means_SK = weighted_level_means(levels_SNK, weights_N)
     page_l, page_p = page_test(sign * means_SK)

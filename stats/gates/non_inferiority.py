@@ -15,7 +15,7 @@ from stats.errors import GateError
 from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
 from stats.gates.measured import mean, measured
 from stats.gates.wording import Scale, no_interval, ratio_details, show, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.ratios import infer_ratio
 from stats.result import Decision, GateResult
 
@@ -87,6 +87,7 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
         level=context.level,
         value_range=(ends[0], ends[-1]) if is_binary(*arms) else None,
         weights_N=weights_N,
+        magnitude=size_of(*arms),
     )
     decision, reason = _decide(inference, null, scale)
     return measured(

@@ -19,7 +19,7 @@ from stats.gates.base import GateContext, MeanGate, is_fraction
 from stats.gates.levels import level_grids, slope_weights, stacked, weighted_level_means
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval, show, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.result import Decision, GateResult
 from stats.scores import ArmGrid, FloatArray
 
@@ -93,7 +93,11 @@ def evaluate(config: Slope, context: GateContext) -> GateResult:
     scale: Scale = "fraction" if is_fraction(*shown_SNK) else "raw"
     sign = 1.0 if config.higher_is_better else -1.0
     inference = infer_mean(
-        sign * values_SN, context.resampler, level=context.level, weights_N=weights_N
+        sign * values_SN,
+        context.resampler,
+        level=context.level,
+        weights_N=weights_N,
+        magnitude=size_of(*shown_SNK),
     )
     decision, reason = _decide(config, inference, scale)
     return measured(

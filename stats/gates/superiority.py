@@ -13,7 +13,7 @@ from pydantic import Field
 from stats.gates.base import GateContext, PairedGate, is_binary, is_fraction
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval, show, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.result import Decision, GateResult
 
 
@@ -60,6 +60,7 @@ def evaluate(config: Superiority, context: GateContext) -> GateResult:
         # Identical arms show nothing at all: no exact bound makes that a result.
         value_range=(-1.0, 1.0) if binary and bool(values_SN.any()) else None,
         weights_N=config.weights(grid),
+        magnitude=size_of(*arms),
     )
     decision, reason = _decide(config, inference, scale)
     return measured(

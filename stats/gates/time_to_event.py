@@ -25,7 +25,7 @@ from stats.errors import GateError
 from stats.gates.base import GateContext, PairedGate, is_binary
 from stats.gates.measured import mean, measured
 from stats.gates.wording import Scale, no_interval, show_interval
-from stats.inference import MeanInference, infer_mean
+from stats.inference import MeanInference, infer_mean, size_of
 from stats.logrank import (
     kaplan_meier_median,
     logrank,
@@ -81,8 +81,14 @@ def evaluate(config: TimeToEvent, context: GateContext) -> GateResult:
         unit_means(arm_SE, times.example_ids, times.cluster_ids)[2] for arm_SE in scores_2SE
     ]
     inference, ranked = (
-        infer_mean(values_SN, context.resampler, level=context.level, weights_N=weights_N)
-        for values_SN in (gain_2SN[1] - gain_2SN[0], score_2SN[0] - score_2SN[1])
+        infer_mean(
+            second - first,
+            context.resampler,
+            level=context.level,
+            weights_N=weights_N,
+            magnitude=size_of(first, second),
+        )
+        for first, second in (gain_2SN, score_2SN[::-1])
     )
     rank_p = ranked.p_value(0.0, "greater")
     gain_p = inference.p_value(config.min_lower, "greater")

@@ -199,6 +199,26 @@ def test_cells_that_differ_while_all_means_agree_are_no_result(kind):
         assert found.reason
 
 
+@pytest.mark.parametrize("kind", ["superiority", "non_inferiority", "equivalence", "slope"])
+def test_differences_of_rounding_errors_are_no_variation(kind):
+    """The arms differ by 0.1 everywhere, but for the last digits of large scores."""
+    case = CASES[kind]
+    grids = case.grids(0.0, np.random.default_rng(0))
+    factor = math.exp(0.1)
+    shifted = {
+        metric: {
+            "c": 1000 * np.abs(arms["c"]) + 1,
+            "t": (1000 * np.abs(arms["c"]) + 1) * factor
+            if kind == "equivalence"
+            else 1000 * np.abs(arms["c"]) + 1 + 0.1 * (1 + at),
+        }
+        for at, (metric, arms) in enumerate(grids.items())
+    }
+    found = run(case.gate(), table_of(shifted))
+    assert found.decision == "INVALID"
+    assert "zero variation" in found.reason
+
+
 def test_unknown_settings_list_the_known_ones():
     for kind, case in CASES.items():
         with pytest.raises(GateError) as caught:
