@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-from stats.errors import DegenerateDataError
+from stats.errors import DegenerateDataError, MagnitudeError
 from stats.twoway import ENOUGH_SEEDS
 
 FloatArray = npt.NDArray[np.float64]
+
+_LARGEST = 900
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,7 @@ def two_way_many(values_SNM: npt.NDArray[np.floating]) -> TwoWayMany:
 
     Raises:
         DegenerateDataError: fewer than 2 seeds or 2 units, or a value is not finite.
+        MagnitudeError: values too large for double precision.
     """
     if values_SNM.ndim != 3 or min(values_SNM.shape[:2]) < 2:
         raise DegenerateDataError(
@@ -63,12 +66,17 @@ def two_way_many(values_SNM: npt.NDArray[np.floating]) -> TwoWayMany:
     unit_NM = np.zeros((num_units, num_metrics))
     for s in range(num_seeds):
         largest_M = np.maximum(largest_M, np.abs(values_SNM[s]).max(axis=0))
-        centred_NM = values_SNM[s] - first_M
-        seed_SM[s] = centred_NM.mean(axis=0)
-        unit_NM += centred_NM
     if not np.isfinite(largest_M).all():
         at = [int(m) for m in np.flatnonzero(~np.isfinite(largest_M))[:10]]
         raise DegenerateDataError(f"The grids of metrics {at} hold NaN or infinite values.")
+    wide_M = largest_M > 2.0**_LARGEST
+    if wide_M.any():
+        at = [int(m) for m in np.flatnonzero(wide_M)[:10]]
+        raise MagnitudeError(f"The grids of metrics {at} hold values above 2^{_LARGEST}.")
+    for s in range(num_seeds):
+        centred_NM = values_SNM[s] - first_M
+        seed_SM[s] = centred_NM.mean(axis=0)
+        unit_NM += centred_NM
     unit_NM /= num_seeds
     mean_M = seed_SM.mean(axis=0)
     seed_SM -= mean_M

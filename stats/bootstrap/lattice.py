@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stats.errors import DegenerateDataError
+from stats.errors import DegenerateDataError, MagnitudeError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -68,7 +68,8 @@ def to_lattice(values_SNM: FloatArray) -> Lattice:
     """Puts each metric on its own lattice.
 
     Raises:
-        DegenerateDataError: a value is NaN or infinite, or the range of a metric overflows.
+        DegenerateDataError: a value is NaN or infinite.
+        MagnitudeError: the range of a metric is too wide or too narrow for float64.
     """
     odd_M = np.asarray(~np.isfinite(values_SNM).all(axis=(0, 1)))
     if odd_M.any():
@@ -81,7 +82,7 @@ def to_lattice(values_SNM: FloatArray) -> Lattice:
         largest_M = np.abs(moved_SNM).max(axis=(0, 1))
     outside_M = ~(largest_M <= 2.0**_LARGEST) | ((largest_M > 0) & (largest_M < 2.0**-_LARGEST))
     if outside_M.any():
-        raise DegenerateDataError(
+        raise MagnitudeError(
             f"Metrics {_name(outside_M)} span more than 2^{_LARGEST} or less than 2^-{_LARGEST}: "
             "their sums leave the range of float64. Rescale them."
         )

@@ -18,7 +18,7 @@ from stats.bootstrap import (
     crossed_bca,
 )
 from stats.bootstrap.lattice import to_lattice
-from stats.errors import DegenerateDataError, StatsError
+from stats.errors import DegenerateDataError, MagnitudeError, StatsError
 from stats.twoway import exact_bound, two_way
 from stats.twoway_many import two_way_many
 
@@ -135,8 +135,10 @@ def test_very_small_and_very_large_scores(size):
 
 def test_scores_outside_the_range_of_float64_are_refused():
     values_NM = np.array([[0.0, 1.0], [1e300, 2.0], [-1e300, 3.0]])
-    with pytest.raises(DegenerateDataError, match=r"Metrics \[0\] span more"):
+    with pytest.raises(MagnitudeError, match=r"Metrics \[0\] span more"):
         bca_many(values_NM, OneWayResamples(rng_seed=0, resamples=50))
+    with pytest.raises(MagnitudeError, match=r"metrics \[0\] hold values above"):
+        two_way_many(np.stack([values_NM, values_NM]))
 
 
 def test_categories_have_the_exact_binomial_distribution():
