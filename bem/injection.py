@@ -247,6 +247,19 @@ class AdapterHost(nn.Module):
             return torch.zeros((), device=self.base.device)
         return torch.stack(asked).sum()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forwards inside leave no mark: loss terms and codes of the one before are kept."""
+        names = self._in_force
+        kept = [(self[n].state, self[n].state.snapshot(), self[n].state.auxiliary) for n in names]
+        try:
+            yield
+        finally:
+            self._enforce(names)
+            for state, snapshot, auxiliary in kept:
+                state.restore(snapshot)
+                state.auxiliary = auxiliary
+
     def after_step(self, step: int) -> None:
         """Tell the adapters that act that optimiser step `step` is done. `fit` does it by itself;
         other loops do it after the optimiser's step and before its gradients are cleared."""

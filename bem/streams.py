@@ -64,6 +64,8 @@ def start_stream(
     cached = 0 if past is None else int(past.get_seq_length())
     if cached == 0:
         context.streams.pop(name, None)
+        if past is not None:
+            _follow(past, context)
         return
     stood = context.streams[name].positions if name in context.streams else 0
     if stood != cached:
@@ -71,6 +73,21 @@ def start_stream(
             f"Adapter '{name}' has seen {stood} positions, the KV cache holds {cached}: use the "
             "RoutingContext of the prefill for every step, and for nothing else."
         )
+
+
+def _follow(cache: Any, context: RoutingContext) -> None:
+    """From now on a beam search that reorders this KV cache reorders the context with it."""
+    known = cache.reorder_cache
+    if getattr(known, "follower", None) is context:
+        return
+    original = getattr(known, "original", known)
+
+    def reorder_cache(beam_idx: Tensor) -> None:
+        original(beam_idx)
+        context.reorder(beam_idx)
+
+    reorder_cache.original, reorder_cache.follower = original, context  # type: ignore[attr-defined]
+    cache.reorder_cache = reorder_cache
 
 
 def advance_stream(name: str, adapter: Adapter, context: RoutingContext, h_BTD: Tensor) -> None:

@@ -104,7 +104,8 @@ def _routed_is_better(host: AdapterHost, name: str, batch: Batch, routed_BSR: Te
         context = batch.routing(adapters=(name,), codes={name: codes_BSR.detach()})
         return row_losses(host, batch, context)
 
-    return losses(routed_BSR) < losses(static_BSR)
+    with host.aside():
+        return losses(routed_BSR) < losses(static_BSR)
 
 
 def _signals(context: RoutingContext, name: str) -> tuple[Tensor, Tensor]:

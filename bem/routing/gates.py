@@ -11,6 +11,7 @@ Legend: X any leading shape, K experts, k chosen ones.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,7 +62,8 @@ def utilisation_gap(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
     """
     sum_K = _masked(p_BTK, token_mask_BT).sum((0, 1))
     mean_K = sum_K / sum_K.sum().clamp_min(1e-10)
-    return torch.log(mean_K.new_tensor(len(mean_K))) - torch.special.entr(mean_K).sum()
+    gap: Tensor = math.log(len(mean_K)) - torch.special.entr(mean_K).sum()
+    return gap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -118,11 +118,39 @@ def test_a_beam_reorders_the_stream_with_its_cache(llama: BaseModel) -> None:
     cache, context = DynamicCache(config=host.model.config), RoutingContext()
     host(ids_BT[:, :5], routing=context, past_key_values=cache)
     cache.reorder_cache(order)
-    context.reorder(order)
     step = host(ids_BT[:, 5:], routing=context, past_key_values=cache).logits
     moved_BT = torch.cat([ids_BT[order, :5], ids_BT[:, 5:]], dim=1)
     full = host(moved_BT, routing=RoutingContext()).logits
     torch.testing.assert_close(step, full[:, 5:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_hugging_face_beam_search_scores_what_the_full_forward_scores(llama: BaseModel) -> None:
+    """Each beam's score is the sum of log-probabilities under one full forward of its tokens."""
+    host = AdapterHost(llama)
+    chunked(host, code="hierarchy", chunk_size=2, alpha=16.0)
+    ids_BT = torch.randint(3, 250, (2, 5), generator=torch.Generator().manual_seed(0))
+    beams, new = 4, 6
+    prefix_BT = torch.ones(2, 5, dtype=torch.bool)
+    rows = torch.arange(2).repeat_interleave(beams)
+    with host.routing(RoutingContext(prefix_mask_BT=prefix_BT).take(rows)):
+        out = llama.model.generate(
+            ids_BT,
+            attention_mask=torch.ones_like(ids_BT),
+            num_beams=beams,
+            num_return_sequences=beams,
+            do_sample=False,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    assert any(row != sorted(row) for row in out.beam_indices.tolist())
+    full_BT = torch.ones_like(out.sequences, dtype=torch.bool)
+    full_BT[:, 5:] = False
+    logits = host(out.sequences, routing=RoutingContext(prefix_mask_BT=full_BT)).logits
+    logp = logits[:, 4:-1].log_softmax(-1).gather(-1, out.sequences[:, 5:, None]).sum((1, 2))
+    torch.testing.assert_close(out.sequences_scores, logp / new, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -120,6 +120,28 @@ def test_confidence_is_high_where_routing_helps_and_its_calibration_is_repaired(
     assert repaired.nll_after < repaired.nll_before
 
 
+def test_labels_leave_the_auxiliary_loss_of_the_step_alone(
+    llama: BaseModel, planted_batch: Callable[..., Batch]
+) -> None:
+    host = AdapterHost(llama)
+    draw = torch.Generator().manual_seed(0)
+    for name in ("bank", "other"):
+        config = make_config("banked", uncertainty=True, balance_weight=1.0)
+        host.add(name, config, generator=draw)
+    host.use("bank", "other")
+    batch = planted_batch(6, draw)
+    context = batch.routing(record=True)
+    target_loss(host, batch, context)
+    before = host.auxiliary_loss()
+    term = confidence_term(host, "bank", batch, context)
+    assert float(before.detach()) > 1.5
+    assert torch.equal(host.auxiliary_loss(), before)
+    term.backward()
+    head = host["bank"].confidence
+    assert head is not None
+    assert head.bias_1.grad is not None
+
+
 def test_row_losses_average_to_the_batch_loss_and_no_head_is_an_error(
     llama: BaseModel, planted_batch: Callable[..., Batch]
 ) -> None:
