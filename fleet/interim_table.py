@@ -26,7 +26,7 @@ def interim_table(views: Sequence[Mapping[str, Any]]) -> Extra | None:
                     gate["gate"],
                     f"{factor * gate['estimate']:+.3g}" + (" pp" if factor > 1 else ""),
                     limits,
-                    "" if chance is None else f"{chance:.0%}",
+                    "" if chance is None else f"{100 * chance:.0f} %",
                 )
             )
     if not rows:
@@ -34,9 +34,9 @@ def interim_table(views: Sequence[Mapping[str, Any]]) -> Extra | None:
     return Extra(
         title="INTERIM figures shown while the launch ran",
         caption="Required gates after the first seeds, as status and watch showed them: never a "
-        "verdict, intervals not adjusted for looking. The last column is the chance of passing at "
-        "the planned seeds: conditional power under the better of the gate's stated alternative "
-        "and the estimate so far, or one standard error above the estimate where it states none.",
-        columns=("seeds", "gate", "estimate", "95 % interval", "chance to pass"),
+        "verdict, intervals not adjusted for looking. The last column is an optimistic chance of "
+        "passing at the planned seeds: conditional power under the better of the gate's stated "
+        "alternative and the estimate so far, or one standard error above the estimate where it states none.",
+        columns=("seeds", "gate", "estimate", "95 % interval", "passes at best"),
         rows=rows,
     )

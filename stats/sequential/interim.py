@@ -46,7 +46,8 @@ class InterimGate:
     level: float
     margins: tuple[float, ...]
     conditional_power: float | None
-    """Chance of passing at the planned seeds; None where the gate tests no mean."""
+    """Chance of passing at the planned seeds if the rest is favourable (`futility`); None where the
+    gate tests no mean."""
     information: float | None
     """Share of the planned information that is in."""
     note: str
@@ -73,7 +74,10 @@ class InterimView:
 
     @property
     def text(self) -> str:
-        """`INTERIM 2 of 5 seeds: +1.20 pp [-0.30, +2.70], chance to pass 42 %`."""
+        """`INTERIM 2 of 5 seeds: +1.20 pp [-0.30, +2.70], passes at best with 42 %`.
+
+        At best: conditional power with the rest of the seeds taken to be favourable.
+        """
         gate = self.primary
         factor, unit = (100.0, " pp") if gate.scale == "fraction" else (1.0, "")
         head = f"{self.label} {len(self.seeds)} of {self.planned} seeds"
@@ -84,7 +88,7 @@ class InterimView:
             return f"{text}, {gate.note}"
         text += f" [{factor * gate.low:+.3g}, {factor * gate.high:+.3g}]"
         if gate.conditional_power is not None:
-            text += f", chance to pass {gate.conditional_power:.0%}"
+            text += f", passes at best with {100 * gate.conditional_power:.0f} %"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,5 +196,11 @@ def _gate(result: GateResult, chance: GateChance | None, level: float) -> Interi
         margins=result.margins,
         conditional_power=chance.conditional_power if chance else None,
         information=chance.information if chance else None,
-        note="" if interval else result.reason,
+        note=_why_none(result) if interval is None else "",
     )
+
+
+def _why_none(result: GateResult) -> str:
+    if len(result.seeds) < 2 and result.estimate is None:
+        return "no interval from one seed"
+    return result.reason
