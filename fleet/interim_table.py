@@ -36,7 +36,8 @@ def interim_table(views: Sequence[Mapping[str, Any]]) -> Extra | None:
         caption="Required gates after the first seeds, as status and watch showed them: never a "
         "verdict, intervals not adjusted for looking. The last column is an optimistic chance of "
         "passing at the planned seeds: conditional power under the better of the gate's stated "
-        "alternative and the estimate so far, or one standard error above the estimate where it states none.",
+        "alternative and the estimate so far, or one standard error above the estimate where it "
+        "states none.",
         columns=("seeds", "gate", "estimate", "95 % interval", "passes at best"),
         rows=rows,
     )
