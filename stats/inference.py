@@ -56,10 +56,11 @@ class MeanInference:
             estimate = self.estimate
         if null >= estimate:
             return 1.0
+        if null < least:
+            return 0.0
         # A share b of deviating units moves the mean by at most b (estimate - least), and by
         # more where those that deviate are the largest.
-        room = (estimate - least) * self.largest_share
-        share = min((estimate - null) / room, 1.0) if room > 0.0 else 1.0
+        share = min((estimate - null) / ((estimate - least) * self.largest_share), 1.0)
         return float((1.0 - share) ** self.analysis.num_units)
 
     def mde(self, alpha: float, power: float) -> float | None:
