@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bem.context import RoutingContext, Stream
 from bem.errors import RoutingError
+from bem.streams import follow
 
 
 @torch.no_grad()
@@ -60,6 +61,8 @@ def base_pass(
             )
         ids_BL = torch.cat([stream.tensors["input_ids"], ids_BT], dim=1)
         places_BL = torch.cat([stream.tensors["position_ids"], places_BT], dim=1)
+    elif known and past is not None:
+        follow(past, context)
     if known:
         context.streams[name] = Stream(
             positions=cached + width, tensors={"input_ids": ids_BL, "position_ids": places_BL}

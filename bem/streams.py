@@ -65,7 +65,7 @@ def start_stream(
     if cached == 0:
         context.streams.pop(name, None)
         if past is not None:
-            _follow(past, context)
+            follow(past, context)
         return
     stood = context.streams[name].positions if name in context.streams else 0
     if stood != cached:
@@ -75,7 +75,7 @@ def start_stream(
         )
 
 
-def _follow(cache: Any, context: RoutingContext) -> None:
+def follow(cache: Any, context: RoutingContext) -> None:
     """From now on a beam search that reorders this KV cache reorders the context with it."""
     known = cache.reorder_cache
     if getattr(known, "follower", None) is context:
