@@ -82,7 +82,8 @@ class Nf4Linear(nn.Linear):
         packed, maximum_K = quantise(weight_OI)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("maximum_K", maximum_K)
-        self.bias = None if bias_O is None else nn.Parameter(bias_O.detach(), requires_grad=False)
+        bias = None if bias_O is None else nn.Parameter(bias_O.detach(), requires_grad=False)
+        self.register_parameter("bias", bias)
         self.dtype = weight_OI.dtype
 
     def dequantised(self) -> Tensor:

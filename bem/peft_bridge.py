@@ -42,7 +42,7 @@ _NOT_POSSIBLE = (
 
 
 @dataclass
-class BemConfig(peft.PeftConfig):  # type: ignore[misc]  (PEFT has no types)
+class BemConfig(peft.PeftConfig):  # type: ignore[misc]
     """An adapter kind of `bem` and the fields of its config."""
 
     kind: str = field(default="generated", metadata={"help": "Name of the adapter in bem."})
@@ -59,7 +59,7 @@ class BemConfig(peft.PeftConfig):  # type: ignore[misc]  (PEFT has no types)
             )
 
 
-class BemHub(nn.Module, BaseTunerLayer):  # type: ignore[misc]  (PEFT has no types)
+class BemHub(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """What PEFT takes for a layer: all adapters of one host, under the name of each."""
 
     adapter_layer_names: ClassVar[tuple[str, ...]] = ("bem_adapters",)
@@ -70,7 +70,7 @@ class BemHub(nn.Module, BaseTunerLayer):  # type: ignore[misc]  (PEFT has no typ
         self._host = (host,)  # a tuple: the host holds the model that holds this
         self.bem_adapters = host.adapters
         self.merged_adapters: list[str] = []
-        self._active_adapter: str | list[str] = []
+        self._active_adapter: list[str] = []
         self._disable_adapters = False
 
     @property
@@ -90,7 +90,7 @@ class BemHub(nn.Module, BaseTunerLayer):  # type: ignore[misc]  (PEFT has no typ
         """All of them off, or the active ones on again."""
         self._disable_adapters = not enabled
         if enabled:
-            self.set_adapter(self.active_adapters)
+            self.set_adapter(self._active_adapter)
         else:
             self.host.freeze()
             self.host.use()
@@ -98,11 +98,11 @@ class BemHub(nn.Module, BaseTunerLayer):  # type: ignore[misc]  (PEFT has no typ
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget it; where it was the active one, the first that is left becomes active."""
         self.host.remove(adapter_name)
-        left = [name for name in self.active_adapters if name != adapter_name]
+        left = [name for name in self._active_adapter if name != adapter_name]
         self.set_adapter(left or list(self.bem_adapters)[:1])
 
 
-class BemTuner(BaseTuner):  # type: ignore[misc]  (PEFT has no types)
+class BemTuner(BaseTuner):  # type: ignore[misc]
     """PEFT's `base_model`: builds adapters on the host and tells each forward its context."""
 
     prefix = "bem_"
@@ -118,7 +118,9 @@ class BemTuner(BaseTuner):  # type: ignore[misc]  (PEFT has no types)
             # not under PEFT's prefix of the method, where it looks for no layers
             model.bemhub = BemHub(AdapterHost(base))
             base.decoder.register_forward_pre_hook(self._prefill, with_kwargs=True, prepend=True)
-            self._given, self._context, self._labels_BT = RoutingContext(), None, None
+            self._given = RoutingContext()
+            self._context: RoutingContext | None = None
+            self._labels_BT: Tensor | None = None
         config = self.peft_config[adapter_name]
         draw = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # torch.manual_seed
         model.bemhub.host.add(
@@ -164,7 +166,8 @@ class BemTuner(BaseTuner):  # type: ignore[misc]  (PEFT has no types)
         context, past = self._context, kwargs.get("past_key_values")
         if context is None or not self.host.selected:
             return
-        tokens = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs_embeds"))
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        tokens = kwargs["inputs_embeds"] if tokens is None else tokens
         if past is not None and past.get_seq_length() > 0:
             return
         if context.cache or context.streams:

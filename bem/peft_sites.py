@@ -42,14 +42,14 @@ class StandIn(nn.Linear):
         self._linear = (linear,)
 
     @property
-    def weight(self) -> Any:
+    def weight(self) -> Any:  # type: ignore[override]
         """The base's, (O, I), as a linear has it; before `read` zeros of no size in memory."""
         if not self._linear:
             return torch.zeros(()).expand(self.out_features, self.in_features)
         return dense_weight(self._linear[0])
 
     @property
-    def bias(self) -> Any:
+    def bias(self) -> Any:  # type: ignore[override]
         """The base's."""
         return self._linear[0].bias if self._linear else None
 
