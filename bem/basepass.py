@@ -1,7 +1,7 @@
 """A pass of the base alone before the adapted forward, for adapters that read its last features.
 
 It keeps no second KV cache: at a decode step it runs over all tokens so far again, whose ids it
-keeps beside the KV cache. It knows no adapter.
+keeps beside the KV cache. It knows no kind of adapter.
 
 Legend: B rows, T positions of this forward, L positions so far with them, D hidden size.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bem.context import RoutingContext, Stream
 from bem.errors import RoutingError
+from bem.interfaces import Adapter
 from bem.streams import follow
 
 
@@ -75,3 +76,26 @@ def base_pass(
     )
     h_BLD: Tensor = out.last_hidden_state
     return h_BLD[:, -width:]
+
+
+def read_base(
+    decoder: Any,
+    name: str,
+    adapter: Adapter,
+    context: RoutingContext,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    known: bool,
+) -> None:
+    """The first pass, and the codes that the adapter reads off it, to its layers and records."""
+    state = adapter.state
+    h_BTD = base_pass(decoder, name, context, args, kwargs, known=known)
+    codes = adapter.read_base(h_BTD)
+    if state.code_map is not None:
+        codes = [state.code_map(code) for code in codes]
+    state.codes = codes
+    if state.trace is not None:
+        state.trace.extend(code.detach() for code in codes)
+    if state.site_codes is not None:
+        state.site_codes.update(enumerate(code.detach() for code in codes))

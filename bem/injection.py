@@ -18,39 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from bem.base import BaseModel
-from bem.basepass import base_pass
+from bem.basepass import read_base
 from bem.context import RoutingContext
 from bem.errors import InvalidInputError, RoutingError
+from bem.groups import parameter_groups
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
 from bem.registry import adapter_class
 from bem.streams import advance_stream, start_stream
+from bem.wrapping import AdaptedLinear, forward_strength, set_module, token_mask
 
 _NO_CONTEXT = RoutingContext()
-
-
-class AdaptedLinear(nn.Module):
-    """A linear of the base followed by the layers of the active adapters."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.active: tuple[AdapterLayer, ...] = ()  # a tuple: not registered as submodules
-
-    def forward(self, x_BTI: Tensor) -> Tensor:
-        y_BTO: Tensor = self.base(x_BTI)
-        for layer in self.active:
-            y_BTO = layer(x_BTI, y_BTO)
-        return y_BTO
-
-    @property
-    def weight(self) -> Tensor:
-        """The base's weight: some families read its dtype."""
-        return self.base.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The base's bias."""
-        return self.base.bias  # type: ignore[return-value]
 
 
 class AdapterHost(nn.Module):
@@ -133,7 +110,7 @@ class AdapterHost(nn.Module):
             return self.base
         self._detached = True
         for path, wrapper in self._wrapped.items():
-            _set_module(self.model, path, wrapper.base)
+            set_module(self.model, path, wrapper.base)
         self._wrapped.clear()
         for hook in (self._start_hook, *self._feature_hooks.values()):
             hook.remove()
@@ -217,23 +194,7 @@ class AdapterHost(nn.Module):
 
     def parameter_groups(self, lr: float, controller_lr_scale: float = 0.2) -> list[dict[str, Any]]:
         """Optimizer groups of everything trainable: factors at `lr`, controllers lower."""
-        slow = {id(p) for n in self.adapters for p in self[n].controller_parameters()}
-        parameters = [p for p in self.adapters.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"name": "factors", "lr": lr, "params": [p for p in parameters if id(p) not in slow]},
-            {
-                "name": "controller",
-                "lr": lr * controller_lr_scale,
-                "params": [p for p in parameters if id(p) in slow],
-            },
-        ]
-        groups = [group for group in groups if group["params"]]
-        trained = [self[n] for n in self.adapters if self[n].num_parameters()]
-        if groups and any(adapter.has_auxiliary_loss for adapter in trained):
-            groups[0]["auxiliary_loss"] = self.auxiliary_loss
-        if groups and any(adapter.has_after_step for adapter in trained):
-            groups[0]["after_step"] = self.after_step
-        return groups
+        return parameter_groups(self, lr, controller_lr_scale)
 
     def auxiliary_loss(self) -> Tensor:
         """What the adapters of the last forward add to the task's loss (balance, entropy, ...).
@@ -292,7 +253,7 @@ class AdapterHost(nn.Module):
         names = self._selected if context.adapters is None else context.adapters
         past = kwargs.get("past_key_values")
         decoding = past is not None and past.get_seq_length() > 0
-        token_mask_BT = _token_mask(args, kwargs)
+        token_mask_BT = token_mask(args, kwargs)
         acting = []
         for name in names:
             adapter = self[name]
@@ -302,7 +263,7 @@ class AdapterHost(nn.Module):
             state.token_mask_BT = token_mask_BT
             state.recomputed = False
             strength = context.strength_of(name)
-            state.strength, state.strength_rows = _strength(strength, decoding)
+            state.strength, state.strength_rows = forward_strength(strength, decoding)
             if state.strength == 0.0:
                 continue
             acting.append(name)
@@ -317,26 +278,10 @@ class AdapterHost(nn.Module):
                     start_stream(name, adapter, context, kwargs, known=context is not _NO_CONTEXT)
         for name in acting:
             if self[name].reads_base_output:
-                self._read_base(name, context, args, kwargs)
+                self._enforce(())
+                decoder, known = self.base.decoder, context is not _NO_CONTEXT
+                read_base(decoder, name, self[name], context, args, kwargs, known=known)
         self._enforce(tuple(acting))
-
-    def _read_base(
-        self, name: str, context: RoutingContext, args: Any, kwargs: dict[str, Any]
-    ) -> None:
-        adapter = self[name]
-        state = adapter.state
-        self._enforce(())
-        h_BTD = base_pass(
-            self.base.decoder, name, context, args, kwargs, known=context is not _NO_CONTEXT
-        )
-        codes = adapter.read_base(h_BTD)
-        if state.code_map is not None:
-            codes = [state.code_map(code) for code in codes]
-        state.codes = codes
-        if state.trace is not None:
-            state.trace.extend(code.detach() for code in codes)
-        if state.site_codes is not None:
-            state.site_codes.update(enumerate(code.detach() for code in codes))
 
     def _start_codes(
         self, name: str, adapter: Adapter, context: RoutingContext, decoding: bool
@@ -444,7 +389,7 @@ class AdapterHost(nn.Module):
     def _wrap(self, path: str) -> AdaptedLinear:
         wrapper = AdaptedLinear(self.model.get_submodule(path))
         wrapper.train(self.model.training)
-        _set_module(self.model, path, wrapper)
+        set_module(self.model, path, wrapper)
         return wrapper
 
     def _part(self, name: str, part: str) -> Sequence[nn.Parameter]:
@@ -461,31 +406,3 @@ class AdapterHost(nn.Module):
 def _as_adapter(module: nn.Module) -> Adapter:
     assert isinstance(module, Adapter)
     return module
-
-
-def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
-
-
-def _token_mask(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """True at this forward's real tokens; at decode the mask also covers the cached ones."""
-    mask_BT = kwargs.get("attention_mask")
-    tokens = kwargs.get("input_ids", args[0] if args else None)
-    if tokens is None:
-        tokens = kwargs.get("inputs_embeds")
-    if not isinstance(mask_BT, Tensor) or mask_BT.dim() != 2 or tokens is None:
-        return None
-    return mask_BT[:, -tokens.shape[1] :].bool()
-
-
-def _strength(strength: float | Tensor, decoding: bool) -> tuple[float, Tensor | None]:
-    if not isinstance(strength, Tensor):
-        return float(strength), None
-    if strength.dim() == 0:
-        return 1.0, strength.view(1, 1, 1)
-    if strength.dim() == 1:
-        return 1.0, strength[:, None, None]
-    if strength.dim() == 2:
-        return 1.0, (strength[:, -1:] if decoding else strength)[:, :, None]
-    raise RoutingError(f"strength has shape {tuple(strength.shape)}; give (), (B,) or (B, T).")

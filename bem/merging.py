@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from bem.errors import InvalidInputError
-from bem.injection import AdaptedLinear, AdapterHost
+from bem.injection import AdapterHost
+from bem.wrapping import AdaptedLinear
 
 
 @contextmanager

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from bem.errors import InvalidInputError
-from bem.injection import AdaptedLinear, AdapterHost
+from bem.injection import AdapterHost
 from bem.interfaces import Factors
+from bem.wrapping import AdaptedLinear
 
 
 def inner_product(first: Factors, second: Factors) -> Tensor:

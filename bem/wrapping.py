@@ -1,0 +1,70 @@
+"""A linear of the base inside its wrapper, and what a forward's arguments say to the layers.
+
+It knows neither hosts nor kinds of adapters.
+
+Legend: B rows, T positions, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from bem.errors import RoutingError
+from bem.interfaces import AdapterLayer
+
+
+class AdaptedLinear(nn.Module):
+    """A linear of the base followed by the layers of the active adapters."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.active: tuple[AdapterLayer, ...] = ()  # a tuple: not registered as submodules
+
+    def forward(self, x_BTI: Tensor) -> Tensor:
+        y_BTO: Tensor = self.base(x_BTI)
+        for layer in self.active:
+            y_BTO = layer(x_BTI, y_BTO)
+        return y_BTO
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: some families read its dtype."""
+        return self.base.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return self.base.bias  # type: ignore[return-value]
+
+
+def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` in the place that `path` names."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def token_mask(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """True at this forward's real tokens; at decode the mask also covers the cached ones."""
+    mask_BT = kwargs.get("attention_mask")
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    if tokens is None:
+        tokens = kwargs.get("inputs_embeds")
+    if not isinstance(mask_BT, Tensor) or mask_BT.dim() != 2 or tokens is None:
+        return None
+    return mask_BT[:, -tokens.shape[1] :].bool()
+
+
+def forward_strength(strength: float | Tensor, decoding: bool) -> tuple[float, Tensor | None]:
+    """A number and, where rows or positions differ, (B, 1, 1) or (B, T, 1) beside it."""
+    if not isinstance(strength, Tensor):
+        return float(strength), None
+    if strength.dim() == 0:
+        return 1.0, strength.view(1, 1, 1)
+    if strength.dim() == 1:
+        return 1.0, strength[:, None, None]
+    if strength.dim() == 2:
+        return 1.0, (strength[:, -1:] if decoding else strength)[:, :, None]
+    raise RoutingError(f"strength has shape {tuple(strength.shape)}; give (), (B,) or (B, T).")
