@@ -109,7 +109,7 @@ def _sentence(badge: Badge) -> str:
         return f"{rate.value:.2%} +- {rate.error:.2%}"
 
     text = (
-        f"identical arms promoted {show(figures.false_promotion)} (nominal {ALPHA:.1%} one-sided, "
+        f"identical arms promoted {show(figures.false_promotion)} (at most {ALPHA:.1%} one-sided, "
         f"+- Monte-Carlo standard error) over {figures.campaigns:,} simulated campaigns of "
         f"{len(figures.by_regime)} missions, {figures.seeds} seeds x {figures.items:,} items; "
         f"worst regime {max(item.rate.value for item in figures.by_regime):.2%}; "
