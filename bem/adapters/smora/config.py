@@ -10,7 +10,7 @@ from bem.interfaces import AdapterConfig
 
 
 class SmoraConfig(AdapterConfig):
-    """dW(x) = (alpha / active) * up diag(g(x)) down with g zero outside the top `active` ranks."""
+    """dW(x) = scale * up diag(g(x)) down with g zero outside the top `active` ranks."""
 
     kind: ClassVar[str] = "smora"
 
@@ -18,8 +18,8 @@ class SmoraConfig(AdapterConfig):
     """Rank directions at every site; each is an expert."""
     active: int = Field(default=4, ge=1)
     """Directions that act on a token."""
-    alpha: float = Field(default=8.0, gt=0)
-    """Numerator of the scale alpha / active."""
+    scale: float = Field(default=2.0, gt=0)
+    """Factor of the delta: alpha / active of a LoRA that has the active directions only."""
     bias_rate: float = Field(default=0.001, ge=0)
     """Step of the balance bias after each optimiser step; 0 leaves the bias at zero."""
 

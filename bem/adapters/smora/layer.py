@@ -1,4 +1,4 @@
-"""SMoRA: y + (alpha / k) * up (g * (down x)), g k-hot for each token.
+"""SMoRA: y + scale * up (g * (down x)), g k-hot for each token.
 
     s = R x        chosen = the k largest of s + bias        g_r = k * softmax over the chosen of s
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.smora.config import SmoraConfig
+from bem.errors import InvalidInputError
 from bem.gating import load, new_router, router_logits, top_k
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
 from bem.lowrank import add_up, down, uniform_down, zero_up
@@ -36,7 +37,7 @@ class SmoraLayer(AdapterLayer):
         self.router_RI = new_router(config.rank, site.in_features, generator)
         self.register_buffer("bias_R", torch.zeros(config.rank))
         self.active = config.active
-        self.scale = config.alpha / config.active
+        self.scale = config.scale
         self.state = state
         self.last_load_R: Tensor | None = None
         """The share of choices that fell on each direction in the last training forward."""
@@ -90,6 +91,8 @@ class SmoraAdapter(Adapter):
         generator: torch.Generator,
         experts: Mapping[str, Adapter] | None,
     ) -> Self:
+        if config.active > config.rank:  # a copy with another rank is not validated again
+            raise InvalidInputError(f"active is {config.active}, more than rank {config.rank}.")
         adapter = cls(config, sites, hidden_size)
         adapter.has_after_step = config.bias_rate > 0
         for site in sites:

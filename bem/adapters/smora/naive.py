@@ -14,7 +14,7 @@ from bem.adapters.smora.layer import SmoraAdapter, SmoraLayer
 
 
 def site_output(adapter: SmoraAdapter, index: int, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
-    """y[b, t] + strength * alpha * sum over the k best r of softmax_r * up[:, r] <down[r], x>.
+    """y[b, t] + strength * scale * k * sum over the k best r of softmax_r * up[:, r] <down[r], x>.
 
     The k best are those of logit + bias, the softmax is over their logits without the bias.
     """
@@ -34,6 +34,6 @@ def site_output(adapter: SmoraAdapter, index: int, x_BTI: Tensor, y_BTO: Tensor)
             total = sum(math.exp(logits[r]) for r in best)
             for r in best:
                 z = torch.dot(layer.down_RI[r], x_BTI[b, t])
-                weight = config.alpha * math.exp(logits[r]) / total
+                weight = config.scale * config.active * math.exp(logits[r]) / total
                 out_BTO[b, t] += strength * weight * z * layer.up_OR[:, r]
     return out_BTO

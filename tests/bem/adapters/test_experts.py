@@ -15,9 +15,11 @@ from bem.adapters.moelora import MoeLoraAdapter
 from bem.adapters.smora import SmoraAdapter
 from bem.adapters.switch_lora import SwitchLoraAdapter
 from bem.data import Batch, Encoded, pad
+from bem.errors import InvalidInputError
 from bem.evaluate import target_loss
 from bem.gating import balance_loss, load, top_k
 from bem.registry import naive_module
+from bem.sizing import match_rank
 from bem.training import fit
 
 
@@ -235,3 +237,32 @@ def test_the_bias_of_smora_spreads_the_load(llama: BaseModel) -> None:
             spread[rate] = float((loads - 1 / 6).abs().mean())
             assert (adapter.state_dict()["layers.0.bias_R"] != 0).any() == (rate > 0)
     assert spread[0.05] < 0.35 * spread[0.0]
+
+
+BASELINES: list[tuple[str, dict[str, Any]]] = [
+    ("moelora", {}),
+    ("switch_lora", {}),
+    ("hydralora", {}),
+    ("smora", {}),
+    ("peft_lora", {}),
+    ("dora", {}),
+    ("adalora", {"total_steps": 10, "warmup_steps": 2, "final_steps": 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), BASELINES, ids=[b[0] for b in BASELINES])
+def test_baselines_can_have_the_size_of_another_arm(
+    llama: BaseModel, kind: str, fields: dict[str, Any]
+) -> None:
+    """VeRA cannot: its size is fixed by the base but for a few rows. LoraHub and X-LoRA search or
+    train what their experts leave."""
+    config = match_rank(make_config(kind, **fields), 20_000, llama)
+    with AdapterHost(llama) as host:
+        adapter = host.add("a", config, generator=torch.Generator().manual_seed(0))
+        assert abs(adapter.num_parameters() - 20_000) <= 1_000
+
+
+def test_smora_refuses_more_active_directions_than_it_has(llama: BaseModel) -> None:
+    config = make_config("smora", rank=4, active=4).model_copy(update={"rank": 3})
+    with pytest.raises(InvalidInputError, match="active is 4, more than rank 3"):
+        AdapterHost(llama).add("a", config, generator=torch.Generator())
