@@ -71,7 +71,7 @@ def write_summary(
         f"{chosen['campaigns']} --bca-campaigns {chosen['bca_campaigns']} --resamples "
         f"{chosen['resamples']} --processes {chosen['processes']}`; {wall_s:.0f} s wall, "
         f"{cpu_s:.0f} CPU s, Python {platform.python_version()}, numpy {np.__version__}, scipy "
-        f"{scipy.__version__}, commit {_commit()}.",
+        f"{scipy.__version__}, commit {chosen['commit']}.",
         "",
         "Coverage in %, nominal 95. False positives: two-sided, in settings without an effect, "
         f"nominal 5. Band aimed at: {100 * BAND[0]:.1f} to {100 * BAND[1]:.1f}, false positives up "
@@ -132,11 +132,12 @@ def write_figure(path: Path, rows: Sequence[Row]) -> None:
                 linewidths=0.5,
                 facecolors="none" if hollow else "#1f4e79",
                 edgecolors="#b45f06" if hollow else "none",
+                rasterized=True,
                 zorder=2,
             )
     axes.set_yticks(range(len(METHODS)), list(reversed(METHODS)))
     axes.set_xlabel("coverage of 95 % intervals, % (one point a setting; hollow: stress)")
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=150, metadata={"Date": None})
     plt.close(figure)
 
 
@@ -197,7 +198,8 @@ def _points(campaigns: int) -> str:
     return f"{100 * math.sqrt(0.95 * 0.05 / campaigns):.2f}" if campaigns else "-"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out now."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )

@@ -160,7 +160,10 @@ def main() -> None:
     chosen = parser.parse_args()
     if min(chosen.campaigns, chosen.bca_campaigns, chosen.every, chosen.processes) < 1:
         parser.error("campaigns, processes and every must be at least 1")
+    from coverage_report import commit, write_csv, write_figure, write_summary
+
     started = time.perf_counter()
+    checked_out = commit()
     settings = list(enumerate(all_settings()))[:: chosen.every]
     work = partial(
         run_setting,
@@ -177,15 +180,13 @@ def main() -> None:
                 wall = time.perf_counter() - started
                 sys.stderr.write(f"{number}/{len(settings)} settings, {wall:.0f} s\n")
     rows = [(setting, tallies) for (_, setting), tallies in zip(settings, found, strict=True)]
-    from coverage_report import write_csv, write_figure, write_summary
-
     chosen.out.mkdir(parents=True, exist_ok=True)
     write_csv(chosen.out / "coverage_study.csv", rows)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     write_summary(
         chosen.out / "coverage_study.md",
         rows,
-        vars(chosen),
+        {**vars(chosen), "commit": checked_out},
         wall_s=time.perf_counter() - started,
         cpu_s=used.ru_utime + used.ru_stime,
     )
