@@ -77,7 +77,7 @@ def infer_ratio(
         return RatioInference(ratio=top / bottom, interval=None, bootstrap=None, why=why)
     low, high = analysis.interval(level)
     shift = centre - analysis.estimate
-    interval = Interval(low=_exp(low + shift), high=_exp(high + shift), level=level, method=METHOD)
+    interval = Interval(low=ratio_of(low + shift), high=ratio_of(high + shift), level=level, method=METHOD)
     try:
         bootstrap = _log_ratio_bca(top_SN, bottom_SN, resampler, level, analysis)
         why = ""
@@ -144,7 +144,7 @@ def _log_ratio_bca(
         tie_tolerance=_tolerance(log_B),
         calibration=_calibration(analysis, linear.standard_deviation, level),
     )
-    low, high = _exp(found.low), _exp(found.high)
+    low, high = ratio_of(found.low), ratio_of(found.high)
     return BootstrapInterval(
         low=low,
         high=high,
@@ -174,6 +174,6 @@ def _scaled(weights_N: FloatArray) -> FloatArray:
     return scaled_N
 
 
-def _exp(value: float) -> float:
+def ratio_of(log_ratio: float) -> float:
     """exp without overflow: no ratio of means in double precision lies beyond."""
-    return math.exp(min(value, 709.0))
+    return math.exp(min(log_ratio, 709.0))

@@ -18,6 +18,7 @@ from stats.gates.base import GateContext, PairedGate
 from stats.gates.measured import measured
 from stats.gates.wording import Scale, no_interval
 from stats.inference import MeanInference, infer_mean, size_of
+from stats.ratios import ratio_of
 from stats.result import Decision, GateResult
 
 
@@ -62,13 +63,13 @@ def evaluate(config: Equivalence, context: GateContext) -> GateResult:
     )
     margin = config.log_ratio_margin
     decision, verdict = _decide(config, inference)
-    ratio = math.exp(inference.estimate)
+    ratio = ratio_of(inference.estimate)
     limits = None
     if inference.interval is not None:
-        limits = [math.exp(inference.interval.low), math.exp(inference.interval.high)]
+        limits = [ratio_of(inference.interval.low), ratio_of(inference.interval.high)]
     upper = inference.p_value(margin, "less")
     lower = inference.p_value(-margin, "greater") if config.sided == "both" else 0.0
-    shown = f"ratio {ratio:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+    shown = f"ratio {ratio:.4g}" + (f" [{limits[0]:.4g}, {limits[1]:.4g}]" if limits else "")
     return measured(
         config,
         context,
