@@ -77,7 +77,9 @@ def infer_ratio(
         return RatioInference(ratio=top / bottom, interval=None, bootstrap=None, why=why)
     low, high = analysis.interval(level)
     shift = centre - analysis.estimate
-    interval = Interval(low=ratio_of(low + shift), high=ratio_of(high + shift), level=level, method=METHOD)
+    interval = Interval(
+        low=ratio_of(low + shift), high=ratio_of(high + shift), level=level, method=METHOD
+    )
     try:
         bootstrap = _log_ratio_bca(top_SN, bottom_SN, resampler, level, analysis)
         why = ""
