@@ -81,7 +81,8 @@ def write_summary(
         f"Command: `python benchmarks/coverage_study.py --seed {chosen['seed']} --campaigns "
         f"{chosen['campaigns']} --bca-campaigns {chosen['bca_campaigns']} --resamples "
         f"{chosen['resamples']} --again {chosen['again']} --processes "
-        f"{chosen['processes']}`; {wall_s:.0f} s wall, {cpu_s:.0f} CPU s, Python {platform.python_version()}, numpy {np.__version__}, scipy "
+        f"{chosen['processes']}`; {wall_s:.0f} s wall, {cpu_s:.0f} CPU s, "
+        f"Python {platform.python_version()}, numpy {np.__version__}, scipy "
         f"{scipy.__version__}, commit {chosen['commit']}.",
         "",
         "Coverage in %, nominal 95. False positives: two-sided, in settings without an effect, "
