@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from bem.errors import RoutingError
 
 Strength = float | Tensor
 """A number, or a tensor of shape (B,) or (B, T). 0 equals the base exactly."""
@@ -43,6 +46,8 @@ class RoutingContext:
     """True at prompt positions of the prefill (or full forward); sequence codes read only these."""
     side_BF: Tensor | None = None
     """Side signals, for adapters configured with `side_size` > 0."""
+    sides: Mapping[str, Tensor] = field(default_factory=dict)
+    """Side signals (B, F) by adapter name, instead of `side_BF`."""
     strength: Strength | Mapping[str, Strength] = 1.0
     """One strength for all active adapters, or one by adapter name (missing: 1). A (B, T) tensor
     belongs to the positions of the prefill; at decode its last column counts."""
@@ -72,6 +77,10 @@ class RoutingContext:
             return self.strength.get(name, 1.0)
         return self.strength
 
+    def side_of(self, name: str) -> Tensor | None:
+        """The side signals of one adapter."""
+        return self.sides.get(name, self.side_BF)
+
     def take(self, index: Tensor) -> RoutingContext:
         """The context of rows `index` (a beam reorder, a sub-batch, or a repetition)."""
 
@@ -84,6 +93,7 @@ class RoutingContext:
         return RoutingContext(
             prefix_mask_BT=rows(self.prefix_mask_BT),
             side_BF=rows(self.side_BF),
+            sides={name: side_BF[index] for name, side_BF in self.sides.items()},
             strength={k: strength(v) for k, v in self.strength.items()}
             if isinstance(self.strength, Mapping)
             else strength(self.strength),
@@ -99,5 +109,23 @@ class RoutingContext:
         """Rows `index` from now on, in place: what a beam search does to its KV cache."""
         taken = self.take(index)
         self.prefix_mask_BT, self.side_BF = taken.prefix_mask_BT, taken.side_BF
-        self.strength, self.codes = taken.strength, taken.codes
+        self.sides, self.strength, self.codes = taken.sides, taken.strength, taken.codes
         self.cache, self.streams = taken.cache, taken.streams
+
+    def repeat_to(self, rows: int, device: torch.device) -> None:
+        """Repeat each row so that there are `rows`, in place: beams and several returned sequences
+        of one prompt stand beside each other. Nothing happens where there are that many.
+
+        Raises:
+            RoutingError: the rows differ among each other, or do not divide `rows`.
+        """
+        strengths = self.strength.values() if isinstance(self.strength, Mapping) else None
+        having = [self.prefix_mask_BT, self.side_BF, *self.sides.values(), *self.codes.values()]
+        having += [s for s in (strengths or (self.strength,)) if isinstance(s, Tensor) and s.dim()]
+        given = sorted({len(tensor) for tensor in having if tensor is not None})
+        if given in ([], [rows]):
+            return
+        if len(given) > 1 or rows % given[0]:
+            raise RoutingError(f"The routing has {given} rows, the batch {rows}.")
+        repeats = rows // given[0]
+        self.reorder(torch.arange(given[0], device=device).repeat_interleave(repeats))

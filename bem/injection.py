@@ -83,11 +83,14 @@ class AdapterHost(nn.Module):
         return adapter
 
     def remove(self, name: str) -> None:
-        """Forget an adapter; it stops acting."""
+        """Forget an adapter; it stops acting, and linears that it alone changed are as before."""
         self[name]
         self._selected = tuple(n for n in self._selected if n != name)
         self._enforce(tuple(n for n in self._in_force if n != name))
         del self.adapters[name]
+        used = {site.name for other in self.adapters for site in self[other].sites}
+        for path in [path for path in self._wrapped if path not in used]:
+            set_module(self.model, path, self._wrapped.pop(path).base)
 
     def __getitem__(self, name: str) -> Adapter:
         if name not in self.adapters:
@@ -344,7 +347,9 @@ class AdapterHost(nn.Module):
                     f"prefix_mask_BT has shape {tuple(mask_BT.shape)}, the input "
                     f"{tuple(h_BTD.shape[:2])}."
                 )
-            self._set_codes(name, adapter, context, adapter.encode(h_BTD, mask_BT, context.side_BF))
+            self._set_codes(
+                name, adapter, context, adapter.encode(h_BTD, mask_BT, context.side_of(name))
+            )
 
     def _enforce(self, names: tuple[str, ...]) -> None:
         if names == self._in_force:

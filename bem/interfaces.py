@@ -47,6 +47,11 @@ class AdapterConfig(BaseModel):
     targets: str | tuple[str, ...] = "all-linear"
     """A preset ("attention", "mlp", "all-linear") or suffixes of module names."""
 
+    @property
+    def reads_side(self) -> bool:
+        """Whether such an adapter can read side signals: it has a field `side_size` and uses it."""
+        return False
+
 
 class AdapterState:
     """What one forward pass tells the layers of one adapter. Shared by them, set by the host."""

@@ -176,7 +176,7 @@ class BemTuner(BaseTuner):  # type: ignore[misc]
                 "be told from what was generated. Leave use_cache on."
             )
         rows = tokens.shape[0]
-        _repeat_rows(context, rows, tokens.device)
+        context.repeat_to(rows, tokens.device)
         if context.prefix_mask_BT is None:
             context.prefix_mask_BT = self._prompt(tokens, kwargs.get("attention_mask"))
 
@@ -241,25 +241,6 @@ def routing(model: Any, **fields: Any) -> Iterator[None]:
         yield
     finally:
         tuner._given = previous
-
-
-def _repeat_rows(context: RoutingContext, rows: int, device: torch.device) -> None:
-    """Beams and several returned sequences stand beside each other: so must what has rows."""
-    strengths = (
-        context.strength.values() if isinstance(context.strength, dict) else (context.strength,)
-    )
-    having = [
-        t
-        for t in (context.prefix_mask_BT, context.side_BF, *context.codes.values())
-        if t is not None
-    ]
-    having += [s for s in strengths if isinstance(s, Tensor) and s.dim()]
-    given = {len(tensor) for tensor in having}
-    if given in (set(), {rows}):
-        return
-    if len(given) > 1 or rows % (count := given.pop()):
-        raise RoutingError(f"The routing has {sorted(given) or count} rows, the batch {rows}.")
-    context.reorder(torch.arange(count, device=device).repeat_interleave(rows // count))
 
 
 def require_minor(version: str) -> None:

@@ -31,6 +31,11 @@ class PromptCodeConfig(AdapterConfig):
     side_size: int = Field(default=0, ge=0)
     """Side signals (RoutingContext.side_BF) that the controller reads beside it."""
 
+    @property
+    def reads_side(self) -> bool:
+        """Its controller does."""
+        return True
+
 
 def new_controller(
     config: PromptCodeConfig,

@@ -244,3 +244,42 @@ def test_padding_never_reaches_a_code(host: AdapterHost) -> None:
     host(batch.input_ids_BT, batch.attention_mask_BT, routing=context)
     codes = context.cache["seq"]
     torch.testing.assert_close(codes[0], codes[1])
+
+
+def test_side_signals_by_adapter_name(host: AdapterHost) -> None:
+    host.use("seq")
+    side_BF = torch.tensor([[1.0, 0.0], [0.0, -2.0]])
+    shared = logits(host, RoutingContext(prefix_mask_BT=PREFIX_BT, side_BF=side_BF))
+    named = RoutingContext(prefix_mask_BT=PREFIX_BT, sides={"seq": side_BF})
+    assert torch.equal(logits(host, named), shared)
+    swapped = named.take(torch.tensor([1, 0])).sides["seq"]
+    assert torch.equal(swapped, side_BF[[1, 0]])
+
+
+def test_a_context_repeats_its_rows_for_beams() -> None:
+    side_BF = torch.tensor([[1.0], [2.0]])
+    context = RoutingContext(prefix_mask_BT=PREFIX_BT, sides={"seq": side_BF})
+    context.repeat_to(4, torch.device("cpu"))
+    assert context.sides["seq"].flatten().tolist() == [1.0, 1.0, 2.0, 2.0]
+    assert context.prefix_mask_BT is not None
+    assert torch.equal(context.prefix_mask_BT, PREFIX_BT[[0, 0, 1, 1]])
+    with pytest.raises(RoutingError, match=r"has \[4\] rows, the batch 6"):
+        context.repeat_to(6, torch.device("cpu"))
+
+
+def test_remove_gives_linears_back_that_nobody_else_changes(llama: BaseModel) -> None:
+    before = [type(module) for module in llama.model.modules()]
+    host = AdapterHost(llama)
+    draw = torch.Generator().manual_seed(0)
+    host.add("a", make_config("lora", rank=2), generator=draw)
+    host.add("b", make_config("lora", rank=2, targets="attention"), generator=draw)
+    host.use("a", "b")
+    logits(host)
+    host.remove("a")
+    wrapped = sum(type(module).__name__ == "AdaptedLinear" for module in llama.model.modules())
+    assert wrapped == len(host["b"].sites)
+    logits(host)
+    host.remove("b")
+    assert [type(module) for module in llama.model.modules()] == before
+    logits(host)
+    host.detach()

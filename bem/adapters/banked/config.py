@@ -39,6 +39,11 @@ class BankedConfig(PromptCodeConfig):
     utilisation_weight: float = Field(default=0.0, ge=0)
     """Of the gap between log K and the entropy of the mean choice: an even bank."""
 
+    @property
+    def reads_side(self) -> bool:
+        """The router of a sequence does."""
+        return self.router == "sequence"
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.top_k > self.experts:

@@ -48,6 +48,11 @@ class GeneratedConfig(AdapterConfig):
         return self.code in ("sequence", "hierarchy")
 
     @property
+    def reads_side(self) -> bool:
+        """The sequence controller does."""
+        return self.reads_prompt
+
+    @property
     def streams(self) -> bool:
         """Whether there are chunk codes."""
         return self.code in ("chunk", "hierarchy")

@@ -30,3 +30,8 @@ class InterpolationConfig(AdapterConfig):
     """The controller reads the input of this decoder layer; layers before it are not adapted."""
     side_size: int = Field(default=0, ge=0)
     """Side signals (RoutingContext.side_BF) that the controller reads beside it."""
+
+    @property
+    def reads_side(self) -> bool:
+        """Its controller does."""
+        return True
