@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from bem.errors import InvalidInputError
+from bem.retrieval.interfaces import FloatArray, TextEncoder, unit_rows
 
-FloatArray = npt.NDArray[np.float32]
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -31,7 +31,7 @@ def _slot(feature: str, dim: int) -> tuple[int, float]:
     return (number >> 1) % dim, 1.0 if number & 1 else -1.0
 
 
-class HashedEncoder:
+class HashedEncoder(TextEncoder):
     """Texts to unit vectors of `dim` coordinates.
 
     Args:
@@ -39,6 +39,8 @@ class HashedEncoder:
         title_weight: weight of the first word's features.
         gram_weight: weight of each letter trigram beside its word (0: whole words only).
     """
+
+    kind: ClassVar[str] = "hashed"
 
     def __init__(
         self, dim: int = 256, *, title_weight: float = 2.0, gram_weight: float = 0.25
@@ -50,7 +52,7 @@ class HashedEncoder:
         self.gram_weight = gram_weight
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """What a saved index must agree with."""
         return {
             "dim": self.dim,
@@ -67,8 +69,17 @@ class HashedEncoder:
                 for feature, share in self._features(word):
                     slot, sign = _slot(feature, self.dim)
                     x_ND[row, slot] += sign * weight * share
-        norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-        return np.asarray(x_ND / np.maximum(norm_N1, 1e-12), dtype=np.float32)
+        return unit_rows(x_ND)
+
+    @classmethod
+    def restore(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, FloatArray], source: Any
+    ) -> Self:
+        return cls(
+            int(settings["dim"]),
+            title_weight=settings["title_weight"],
+            gram_weight=settings["gram_weight"],
+        )
 
     def _features(self, word: str) -> Iterator[tuple[str, float]]:
         yield f"w:{word}", 1.0
