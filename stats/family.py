@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from stats.deciding import deciding_sizes
 from stats.fdr import benjamini_hochberg, benjamini_yekutieli, fcr_level
 from stats.inference import EXACT
+from stats.planning.rules import rule_of
 from stats.result import GateResult, Interval
 from stats.twoway import exact_bound
 
@@ -34,6 +36,8 @@ class FamilyResult:
     """p_bh <= q."""
     fcr_interval: Interval | None
     """Interval of the primary gate at the false-coverage-adjusted level; selected ones only."""
+    needed_p: float | None = None
+    """The p-value at which this member would be selected if the others' stayed as they are."""
 
 
 def standings(
@@ -61,9 +65,48 @@ def standings(
             p_by=float(dependent[at]),
             selected=selected[at],
             fcr_interval=interval_at(primary, level) if selected[at] else None,
+            needed_p=needed_p(p_values, at, q),
         )
         for at, primary in enumerate(primaries)
     ]
+
+
+def needed_p(p_values: Sequence[float], at: int, q: float) -> float:
+    """The largest p at which member `at` is selected, the others' p-values as they are.
+
+    Benjamini-Hochberg selects the largest k with p_(k) <= k q / m. A p of k q / m does if at least
+    k - 1 of the others are no larger.
+    """
+    others = [p for number, p in enumerate(p_values) if number != at]
+    count = len(p_values)
+    reached = [
+        rank * q / count
+        for rank in range(1, count + 1)
+        if sum(p <= rank * q / count for p in others) >= rank - 1
+    ]
+    return max(reached)
+
+
+def what_would_select(gate: GateResult, standing: FamilyResult, power: float = 0.8) -> str:
+    """Sizes at which a gate that passes alone would pass among its family; empty if unknown."""
+    rule = rule_of(gate)
+    if rule is None or gate.components is None or gate.estimate is None or not gate.standard_error:
+        return ""
+    if standing.needed_p is None:
+        return ""
+    sizes = deciding_sizes(
+        gate.components,
+        len(gate.seeds),
+        gate.num_units,
+        assumed=gate.estimate,
+        margin=rule.nearest(gate.estimate),
+        alpha=standing.needed_p,
+        power=power,
+    )
+    return (
+        f"{gate.gate} needs p <= {standing.needed_p:.3g}; found with {100 * power:.0f} % power, if "
+        f"the estimate is true, by {sizes.text}"
+    )
 
 
 def counted(family: Sequence[str]) -> str:

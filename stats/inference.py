@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stats.bootstrap import CrossedResamples, crossed_bca
+from stats.deciding import deciding_sizes, no_size
 from stats.errors import DegenerateDataError
-from stats.power import cheapest, detectable, fewest_seeds, fewest_units
+from stats.power import detectable
 from stats.ratios import weighted_mean_bca
 from stats.result import BootstrapInterval, Interval, WouldDecide
 from stats.scores import FloatArray
@@ -77,29 +78,23 @@ class MeanInference:
             return None
         return max(self.interval.high - self.estimate, self.estimate - self.interval.low)
 
-    def would_decide(self, assumed: float, margin: float, power: float) -> WouldDecide | None:
-        """Sizes at which `margin` would be cleared with this power if `assumed` were true.
+    def would_decide(
+        self, assumed: float, margin: float, alpha: float, power: float
+    ) -> WouldDecide | None:
+        """Sizes at which `margin` would be cleared at `alpha` if `assumed` were true.
 
         None where no interval exists, so that nothing is known of the variance.
         """
-        distance = abs(assumed - margin)
         if self.analysis.degenerate:
             return self._would_decide_exactly(margin)
-        if distance == 0.0:
-            return _no_size(assumed, "no size decides: the assumed value is the margin itself")
-        parts = self.analysis.components
-        seeds = fewest_seeds(parts, self.analysis.num_units, distance, power=power)
-        units = fewest_units(parts, self.analysis.num_seeds, distance, power=power)
-        best = cheapest(parts, distance, power=power)
-        return WouldDecide(
+        return deciding_sizes(
+            self.analysis.components,
+            self.analysis.num_seeds,
+            self.analysis.num_units,
             assumed=assumed,
-            seeds_at_these_examples=seeds,
-            examples_at_these_seeds=units,
-            cheapest_seeds=best.seeds if best else None,
-            cheapest_examples=best.units if best else None,
-            text=_describe(
-                seeds, units, (best.seeds, best.units) if best is not None else None, self.analysis
-            ),
+            margin=margin,
+            alpha=alpha,
+            power=power,
         )
 
     def _would_decide_exactly(self, margin: float) -> WouldDecide | None:
@@ -110,7 +105,7 @@ class MeanInference:
         room = abs(end - self.estimate)
         share = abs(margin - self.estimate) / (room * self.largest_share) if room else 0.0
         if share == 0.0:
-            return _no_size(self.estimate, "no size decides: the estimate is the margin itself")
+            return no_size(self.estimate, "no size decides: the estimate is the margin itself")
         alpha = (1.0 - self.interval.level) / 2.0
         units = 1 if share >= 1.0 else math.ceil(math.log(alpha) / math.log1p(-share))
         # The bound must lie beyond the margin, not on it.
@@ -202,30 +197,3 @@ def _bootstrap(
         # Few seeds and almost constant scores: all replicates on one side. The t interval, which
         # decides, exists; the report shows that the bootstrap one does not.
         return None
-
-
-def _no_size(assumed: float, text: str) -> WouldDecide:
-    return WouldDecide(
-        assumed=assumed,
-        seeds_at_these_examples=None,
-        examples_at_these_seeds=None,
-        cheapest_seeds=None,
-        cheapest_examples=None,
-        text=text,
-    )
-
-
-def _describe(
-    seeds: int | None, units: int | None, best: tuple[int, int] | None, now: TwoWay
-) -> str:
-    parts = [
-        f"{seeds} seeds x {now.num_units:,}"
-        if seeds is not None
-        else f"no number of seeds at {now.num_units:,} examples",
-        f"{now.num_seeds} seeds x {units:,}"
-        if units is not None
-        else f"no number of examples at {now.num_seeds} seeds",
-    ]
-    if best is not None:
-        parts.append(f"cheapest {best[0]} x {best[1]:,}")
-    return "; ".join(parts)

@@ -92,17 +92,31 @@ def mde(
 
 
 def fewest_seeds(
-    components: VarianceComponents, num_units: int, effect: float, *, power: float = 0.8
+    components: VarianceComponents,
+    num_units: int,
+    effect: float,
+    *,
+    alpha: float = 0.025,
+    power: float = 0.8,
 ) -> int | None:
     """Fewest seeds that detect `effect` with these units; None beyond `MAX_SEEDS`."""
-    return _smallest(lambda seeds: _finds(components, seeds, num_units, effect, power), MAX_SEEDS)
+    return _smallest(
+        lambda seeds: _finds(components, seeds, num_units, effect, alpha, power), MAX_SEEDS
+    )
 
 
 def fewest_units(
-    components: VarianceComponents, num_seeds: int, effect: float, *, power: float = 0.8
+    components: VarianceComponents,
+    num_seeds: int,
+    effect: float,
+    *,
+    alpha: float = 0.025,
+    power: float = 0.8,
 ) -> int | None:
     """Fewest units that detect `effect` with these seeds; None beyond `MAX_UNITS`."""
-    return _smallest(lambda units: _finds(components, num_seeds, units, effect, power), MAX_UNITS)
+    return _smallest(
+        lambda units: _finds(components, num_seeds, units, effect, alpha, power), MAX_UNITS
+    )
 
 
 def power_curve(
@@ -135,6 +149,7 @@ def cheapest(
     components: VarianceComponents,
     effect: float,
     *,
+    alpha: float = 0.025,
     power: float = 0.8,
     run_cost: float = RUN_COST_IN_EXAMPLES,
 ) -> Size | None:
@@ -145,11 +160,14 @@ def cheapest(
             costs S x (N + run_cost).
     """
     found = cheapest_grid(
-        lambda seeds, units: _finds(components, seeds, units, effect, power), run_cost=run_cost
+        lambda seeds, units: _finds(components, seeds, units, effect, alpha, power),
+        run_cost=run_cost,
     )
     if found is None:
         return None
-    return Size(seeds=found[0], units=found[1], mde=mde(components, *found, power=power))
+    return Size(
+        seeds=found[0], units=found[1], mde=mde(components, *found, alpha=alpha, power=power)
+    )
 
 
 def cheapest_grid(
@@ -172,11 +190,16 @@ def cheapest_grid(
 
 
 def _finds(
-    components: VarianceComponents, num_seeds: int, num_units: int, effect: float, power: float
+    components: VarianceComponents,
+    num_seeds: int,
+    num_units: int,
+    effect: float,
+    alpha: float,
+    power: float,
 ) -> bool:
     """Whether the detectable effect is at most `effect`, without solving for it."""
     standard_error, df = expected_error(components, num_seeds, num_units)
-    return power_of(effect, standard_error, df) >= power
+    return power_of(effect, standard_error, df, alpha=alpha) >= power
 
 
 def _smallest(enough: Callable[[int], bool], limit: int) -> int | None:

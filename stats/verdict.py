@@ -26,7 +26,7 @@ from typing import Any, Literal
 from stats.bootstrap import CrossedResamples
 from stats.costs import ArmCost
 from stats.errors import StatsError
-from stats.family import FamilyResult, counted, standings
+from stats.family import FamilyResult, counted, standings, what_would_select
 from stats.gates import GateBase, GateContext, evaluate_gate
 from stats.parity import ParityRow, ParityRule, parity_rows
 from stats.plain import from_plain, to_plain
@@ -247,10 +247,22 @@ def judge_family(verdicts: Sequence[MissionVerdict], q: float = 0.05) -> list[Mi
             reasons = (
                 f"all required gates pass, but p = {place.p_bh:.3g} after Benjamini-Hochberg "
                 f"over {counted(place.family)} exceeds q = {q:g}",
+                *_what_would_select(verdict, place),
                 *reasons,
             )
         judged[_place(verdict)] = replace(verdict, verdict=final, reasons=reasons, family=place)
     return [judged.get(_place(verdict), verdict) for verdict in verdicts]
+
+
+def _what_would_select(verdict: MissionVerdict, place: FamilyResult) -> tuple[str, ...]:
+    """One line for every required gate whose own p-value is not small enough for the family."""
+    needed = place.needed_p or 0.0
+    lines = (
+        what_would_select(gate, place)
+        for gate in verdict.gates
+        if gate.required and gate.p_value is not None and gate.p_value > needed
+    )
+    return tuple(line for line in lines if line)
 
 
 def _place(verdict: MissionVerdict) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def calibrate(
     import json
     import sys
 
-    from fleet.calibrate import CalibrationOrder, table_of
+    from fleet.calibrate import BADGE_CAMPAIGNS, CalibrationOrder, table_of
     from fleet.calibrate import calibrate as carry_out
 
     badge, path = carry_out(
@@ -56,5 +56,7 @@ def calibrate(
                 f"{badge.real['p_value']}\n"
             )
         word = "holds" if badge.holds else "DOES NOT HOLD"
+        if badge.holds and campaigns < BADGE_CAMPAIGNS:
+            word = f"is not refuted; {campaigns:,} campaigns are too few to say that it holds"
         sys.stdout.write(f"calibration {word} ({badge.cpu_s:.0f} CPU s); badge: {path}\n")
     return 0 if badge.holds else 1

@@ -48,7 +48,7 @@ def measured(
     if decision != "INCONCLUSIVE":
         plan = None
     elif plan is None and assumed is not None:
-        plan = inference.would_decide(*assumed, context.power)
+        plan = inference.would_decide(*assumed, context.alpha, context.power)
     if plan is not None and grid.clustered:
         plan = replace(plan, text=f"{plan.text} (counted in clusters)")
     if decision == "INCONCLUSIVE":

@@ -180,7 +180,7 @@ def _plan_for_rank(
     inference: MeanInference, ranked: MeanInference, context: GateContext
 ) -> WouldDecide | None:
     """Sizes for the log-rank part, where the gain is shown and the log-rank is not."""
-    plan = ranked.would_decide(ranked.estimate, 0.0, context.power)
+    plan = ranked.would_decide(ranked.estimate, 0.0, context.alpha, context.power)
     if plan is None:
         return None
     return replace(plan, assumed=inference.estimate, text=f"{plan.text}, for the log-rank test")

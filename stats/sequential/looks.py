@@ -95,7 +95,8 @@ def standing(
     nominal = config.nominal(seeds, alpha)
     final = seeds == config.at_seeds[-1]
     required = [gate for gate in gates if gate.required]
-    tested = [p for gate in required if (p := _p_value(gate, None if final else seeds - 1))]
+    p_values = [_p_value(gate, None if final else seeds - 1) for gate in required]
+    tested = [p for p in p_values if p is not None]
     possible = bool(tested) and not any(gate.decision == "INVALID" for gate in required)
     nominal_p = max(tested) if possible else None
     passing = all(gate.decision == "PASS" for gate in required)

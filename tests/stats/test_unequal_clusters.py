@@ -147,6 +147,6 @@ def test_the_exact_bound_grows_with_the_largest_cluster():
     assert found.interval.high == pytest.approx(exact_bound(100) * factor)
     assert found.p_value(found.interval.high, "less") == pytest.approx(0.025)
     assert found.p_value(1.2, "less") == 0.0  # no score lies there
-    plan = found.would_decide(0.0, 0.02, 0.8)
+    plan = found.would_decide(0.0, 0.02, 0.025, 0.8)
     units = plan.examples_at_these_seeds
     assert exact_bound(units) * factor < 0.02 <= exact_bound(units - 2) * factor

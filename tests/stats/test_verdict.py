@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stats.deciding import deciding_sizes
 from stats.errors import StatsError
 from stats.gates import parse_gate
 from stats.scores import ScoreTable
@@ -241,6 +242,31 @@ def test_a_pass_that_does_not_survive_the_family_is_inconclusive(scores):
     found = judge_family(family)[0]
     assert found.verdict == "INCONCLUSIVE"
     assert "after Benjamini-Hochberg over 5 missions" in found.reasons[0]
+    assert found.family.needed_p == pytest.approx(0.01)
+
+
+def test_a_pass_that_the_family_stops_says_what_would_decide(scores):
+    """The sizes are those of the primary gate at the level that its rank needs."""
+    base = verdict_of(scores())
+    primary = base.primary
+    family = [with_p(base, "A", 0.02)]
+    family[0] = replace(
+        family[0],
+        gates=tuple(replace(g, p_value=0.02) if g.primary else g for g in base.gates),
+    )
+    family += [with_p(base, name, 0.9, "REJECT") for name in "BCDE"]
+    reason = judge_family(family)[0].reasons[1]
+    sizes = deciding_sizes(
+        primary.components,
+        len(primary.seeds),
+        primary.num_units,
+        assumed=primary.estimate,
+        margin=primary.margins[0],
+        alpha=0.01,
+        power=0.8,
+    )
+    assert reason.startswith(f"{primary.gate} needs p <= 0.01")
+    assert sizes.text in reason
     with pytest.raises(StatsError, match="stands twice"):
         judge_family([base, base])
 
