@@ -40,6 +40,13 @@ def test_quick_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert heavy == set()
 
 
+def test_help_of_judge_names_the_optional_columns(capsys) -> None:
+    assert run(["judge", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "[cluster_id]" in told
+    assert "[metric]" in told
+
+
 def test_status_imports_nothing_heavy(tmp_path: Path, make_plan) -> None:
     from fleet.ledger.writer import Ledger
 
@@ -178,3 +185,8 @@ def test_an_unknown_command_names_the_next_step(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert "Did you mean 'launch'?" in told
     assert "next: python fleet.py --help" in told
+
+
+def test_a_badge_takes_enough_campaigns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["calibrate", "--campaigns", "20"]) == 2
+    assert "the badge that reports carry takes at least 2,000" in capsys.readouterr().err
