@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy.typing as npt
 
 from stats.bootstrap import CrossedResamples
 from stats.checkpoint import CheckpointInterval, checkpoint_interval
-from stats.errors import ScoreError, StatsError
-from stats.gates import GateContext, evaluate_gate, parse_gate
+from stats.errors import GateError, ScoreError, StatsError
+from stats.gates import GateContext, evaluate_gate, gate_kinds, parse_gate
 from stats.plain import to_plain
 from stats.result import BootstrapInterval, Decision, GateResult, Interval
 from stats.scores import ScoreTable
 from stats.tables import Scores, as_scores
+
+_TAKEN = {
+    "versus": "name the other arm with control",
+    "id": "a comparison is named after its arms",
+    "primary": "the only gate of a comparison is the primary one",
+}
+"""Settings of a gate in a mission file that `compare` sets itself, and what to do instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +115,7 @@ def compare(
         StatsError: scores, arms or settings that do not fit, in one line. Too little data to
             decide is a result (INCONCLUSIVE or INVALID), not an error.
     """
+    _refuse_bad_settings(kind, metric, level, resamples, rng_seed, settings)
     table, names = _table(scores, treatment, control, metric, columns, clusters)
     metric = _metric(table, metric, kind)
     gate = parse_gate(
@@ -132,6 +141,28 @@ def compare(
         result=evaluate_gate(gate, context),
         checkpoint=_checkpoint(table, metric, names, level),
     )
+
+
+def _refuse_bad_settings(
+    kind: object,
+    metric: object,
+    level: object,
+    resamples: object,
+    rng_seed: object,
+    settings: Mapping[str, Any],
+) -> None:
+    if not isinstance(kind, str) or kind not in gate_kinds():
+        raise GateError(f"kind: unknown kind {kind!r}; known: {', '.join(gate_kinds())}.")
+    if metric is not None and not isinstance(metric, str):
+        raise StatsError(f"metric: got {metric!r}; expected the name of a metric.")
+    if isinstance(level, bool) or not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
+        raise StatsError(f"level: got {level!r}; expected a number between 0 and 1, such as 0.95.")
+    for name, value, least in (("resamples", resamples, 2), ("rng_seed", rng_seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+            raise StatsError(f"{name}: got {value!r}; expected an integer of at least {least}.")
+    for name, instead in _TAKEN.items():
+        if name in settings:
+            raise StatsError(f"{name}: got {settings[name]!r}; not a setting here, {instead}.")
 
 
 def _table(

@@ -8,7 +8,7 @@ Shapes: S seeds, N examples.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Sized
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,16 @@ def as_scores(
     Raises:
         ScoreError: one line that names the column or arm, what came and what was expected.
     """
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ScoreError(
+            f"columns: got {type(columns).__name__} {_short(columns)}; expected a dict of our name "
+            f"-> the table's name, of {list(COLUMNS)}."
+        )
+    if clusters is not None and (isinstance(clusters, str) or not isinstance(clusters, Sized)):
+        raise ScoreError(
+            f"clusters: got {type(clusters).__name__} {_short(clusters)}; expected a list with one "
+            "label an example."
+        )
     if isinstance(scores, ScoreTable):
         if columns or clusters is not None:
             raise ScoreError("A ScoreTable has its columns and clusters already.")
@@ -52,6 +62,11 @@ def as_scores(
         if clusters is not None:
             raise ScoreError("clusters: a long table names them in its column cluster_id.")
         return ScoreTable(_long(scores, metric, dict(columns or {})))
+    if not isinstance(scores, Mapping):
+        raise ScoreError(
+            f"scores: got {type(scores).__name__} {_short(scores)}; expected a ScoreTable, a "
+            "pandas long table, or a dict of arm -> array of shape (seeds, examples)."
+        )
     if columns:
         raise ScoreError("columns: only a long table has columns, arrays were given.")
     return _from_arrays(scores, metric or DEFAULT_METRIC, clusters)
@@ -115,3 +130,9 @@ def _from_arrays(
         for arm, grid in grids.items()
         for seed in range(num_seeds)
     )
+
+
+def _short(value: object) -> str:
+    """What came, on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 import stats
-from stats.errors import GateError, ScoreError
+from stats.errors import GateError, ScoreError, StatsError
 
 
 def pair(seed: int = 0, *, seeds: int = 5, examples: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +157,41 @@ def test_mistakes_are_one_clear_line(call, said) -> None:
     treatment, control = pair()
     with pytest.raises(ScoreError, match=said) as caught:
         call(treatment, control)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rng_seed": -1}, "rng_seed: got -1; expected an integer of at least 0"),
+        ({"rng_seed": 1.5}, r"rng_seed: got 1\.5; expected an integer"),
+        ({"resamples": "many"}, "resamples: got 'many'; expected an integer of at least 2"),
+        ({"resamples": 1}, "resamples: got 1; expected an integer of at least 2"),
+        ({"level": 1.5}, r"level: got 1\.5; expected a number between 0 and 1"),
+        ({"level": 0}, "level: got 0; expected a number between 0 and 1"),
+        ({"level": float("nan")}, "level: got nan"),
+        ({"level": "95 %"}, "level: got '95 %'"),
+        ({"metric": 3}, "metric: got 3; expected the name"),
+        ({"kind": None}, "kind: unknown kind None; known: .*superiority"),
+        ({"versus": "x"}, "versus: got 'x'; .*name the other arm with control"),
+        ({"id": "mine"}, "id: got 'mine'; .*named after its arms"),
+        ({"primary": False}, "primary: got False; "),
+        ({"clusters": 3}, "clusters: got int 3; expected a list"),
+        ({"clusters": "a" * 120}, "clusters: got str .*expected a list"),
+        ({"columns": ["arm"]}, r"columns: got list \['arm'\]; expected a dict"),
+    ],
+)
+def test_wrong_settings_are_refused_at_the_door(given, said) -> None:
+    treatment, control = pair()
+    with pytest.raises(StatsError, match=said) as caught:
+        stats.compare(treatment=treatment, control=control, **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scores", [[[1.0, 0.0]], 3, np.zeros((9, 9)), "scores.csv"])
+def test_scores_of_no_known_form_are_refused(scores) -> None:
+    with pytest.raises(ScoreError, match=r"scores: got .*expected a ScoreTable") as caught:
+        stats.compare(scores, "new", "old")
     assert "\n" not in str(caught.value)
 
 
