@@ -31,8 +31,8 @@ NOT_FROZEN = (
     "were seen, that settings were chosen on another split, or how often the test split was read"
 )
 ONE_SEED = (
-    "one seed an arm: the variance between seeds is unknown, so no gate can pass. The interval "
-    "below is about these checkpoints, not about the method; train more seeds to judge that"
+    "one seed an arm: the variance between seeds is unknown, so no gate can pass. What the "
+    "checkpoints show is about them, not about the method; train more seeds to judge that"
 )
 _SCORES = re.compile(r"^(?P<arm>[^:=]+)(?::(?P<seed>\d+))?=(?P<path>.+)$")
 _SETTING = re.compile(r",(?=\s*[a-z_]+\s*[=:])")

@@ -66,8 +66,8 @@ def _collapse(
         cell = {name: cast(pd.Series, columns[name]).iloc[at] for name in TEXT_COLUMNS[:3]}
         raise DuplicateCellError(
             f"{int(unequal.sum())} cells came twice and disagree; first: {cell}, "
-            f"seed {int(seeds[at])}: values {values[at]!r} and {values[other]!r}, clusters "
-            f"{cast(pd.Series, columns['cluster_id']).iloc[at]!r} and "
+            f"seed {int(seeds[at])}: values {float(values[at])!r} and {float(values[other])!r}, "
+            f"clusters {cast(pd.Series, columns['cluster_id']).iloc[at]!r} and "
             f"{cast(pd.Series, columns['cluster_id']).iloc[other]!r}."
         )
     return rows[np.concatenate(([True], ~same))]

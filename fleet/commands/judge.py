@@ -15,8 +15,8 @@ def judge(
         Path | None,
         typer.Argument(
             metavar="[FILE]",
-            help="Long table (.csv, .parquet, .jsonl): arm, seed, example_id, [cluster_id], "
-            "[metric], value.",
+            help="Long table (.csv, .parquet, .jsonl): arm, seed, example_id, "
+            r"\[cluster_id], \[metric], value.",
         ),
     ] = None,
     gates: Annotated[

@@ -1,6 +1,6 @@
 """A/A calibration: what the pipeline does to arms that do not differ, and the badge that says so.
 
-`simulate` draws scores of identical arms, `campaign` sends them through table, judge and family,
+`regimes` draws scores of identical arms, `campaign` sends them through table, judge and family,
 `badge` keeps the outcome with a digest of the code that it is about. Knows no mission.
 """
 

@@ -256,6 +256,7 @@ def test_one_seed_is_inconclusive_and_labelled(tmp_path: Path, capsys: Any) -> N
     assert printed.startswith("scores: INCONCLUSIVE")
     assert "these checkpoints only, over new test items; not a claim about the method" in printed
     assert "one seed an arm" in printed
+    assert "below" not in printed.split("note: ")[-2]
 
 
 def test_gates_from_a_file_and_a_report_page(judge: Any, tmp_path: Path, capsys: Any) -> None:

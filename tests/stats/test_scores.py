@@ -57,7 +57,7 @@ def test_frame_has_the_columns_and_types():
 
 def test_equal_duplicates_collapse_and_unequal_ones_raise():
     assert len(ScoreTable.concat([one(1.0), one(1.0)])) == 1
-    with pytest.raises(DuplicateCellError, match=r"disagree.*'arm': 'a'.*seed 1: values"):
+    with pytest.raises(DuplicateCellError, match=r"disagree.*'a'.*seed 1: values 1\.0 and 0\.0,"):
         ScoreTable.concat([one(1.0), one(0.0)])
     with pytest.raises(DuplicateCellError, match="clusters 'x' and 'doc'"):
         ScoreTable.concat([one(1.0), one(1.0, cluster_id=["doc"])])
