@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bem.errors import RoutingError
+
+if TYPE_CHECKING:
+    from bem.mixed.rows import Split
 
 Strength = float | Tensor
 """A number, or a tensor of shape (B,) or (B, T). 0 equals the base exactly."""
@@ -53,6 +57,8 @@ class RoutingContext:
     belongs to the positions of the prefill; at decode its last column counts."""
     adapters: tuple[str, ...] | None = None
     """Adapters of this forward, instead of what `AdapterHost.use` selected."""
+    rows: tuple[str, ...] | None = None
+    """The adapter of each row, "__base__" for none: a mixed batch, whatever `use` selected."""
     codes: Mapping[str, Tensor] = field(default_factory=dict)
     """Sequence codes (B, S, R) to use instead of the controller's, by adapter name."""
     code_map: Callable[[Tensor], Tensor] | None = None
@@ -71,6 +77,11 @@ class RoutingContext:
     signals: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """With `record`: by adapter name, what else its controller said, with gradient."""
 
+    split: Split | None = None
+    """With `rows`: each adapter's rows and what it keeps for them. Written by the host."""
+    whole: RoutingContext | None = None
+    """The context of the mixed batch that this one is a part of. Written by the host."""
+
     def strength_of(self, name: str) -> Strength:
         """The strength of one adapter."""
         if isinstance(self.strength, Mapping):
@@ -88,9 +99,9 @@ class RoutingContext:
             return None if value is None else value[index]
 
         def strength(value: Strength) -> Strength:
-            return value[index] if isinstance(value, Tensor) else value
+            return value[index] if isinstance(value, Tensor) and value.dim() else value
 
-        return RoutingContext(
+        taken = RoutingContext(
             prefix_mask_BT=rows(self.prefix_mask_BT),
             side_BF=rows(self.side_BF),
             sides={name: side_BF[index] for name, side_BF in self.sides.items()},
@@ -104,6 +115,11 @@ class RoutingContext:
             cache={name: code[index] for name, code in self.cache.items()},
             streams={name: stream.take(index) for name, stream in self.streams.items()},
         )
+        if self.rows is not None:
+            picked = torch.arange(len(self.rows), device=index.device)[index].tolist()
+            taken.rows = tuple(self.rows[i] for i in picked)
+            taken.split = None if self.split is None else self.split.take(picked, taken)
+        return taken
 
     def reorder(self, index: Tensor) -> None:
         """Rows `index` from now on, in place: what a beam search does to its KV cache."""
@@ -111,6 +127,9 @@ class RoutingContext:
         self.prefix_mask_BT, self.side_BF = taken.prefix_mask_BT, taken.side_BF
         self.sides, self.strength, self.codes = taken.sides, taken.strength, taken.codes
         self.cache, self.streams = taken.cache, taken.streams
+        self.rows, self.split = taken.rows, taken.split
+        for part in self.split.parts.values() if self.split is not None else ():
+            part.context.whole = self
 
     def repeat_to(self, rows: int, device: torch.device) -> None:
         """Repeat each row so that there are `rows`, in place: beams and several returned sequences
@@ -122,7 +141,7 @@ class RoutingContext:
         strengths = self.strength.values() if isinstance(self.strength, Mapping) else None
         having = [self.prefix_mask_BT, self.side_BF, *self.sides.values(), *self.codes.values()]
         having += [s for s in (strengths or (self.strength,)) if isinstance(s, Tensor) and s.dim()]
-        given = sorted({len(tensor) for tensor in having if tensor is not None})
+        given = sorted({len(tensor) for tensor in [*having, self.rows] if tensor is not None})
         if given in ([], [rows]):
             return
         if len(given) > 1 or rows % given[0]:

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from bem.base import BaseModel
 from bem.basepass import read_base
+from bem.codes import prepare, set_codes
 from bem.context import RoutingContext
 from bem.errors import InvalidInputError, RoutingError
 from bem.groups import parameter_groups
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
+from bem.mixed.forward import MixedForward
+from bem.mixed.rows import batch_of, own_rows, split_of
+from bem.mixed.stack import StackKeeper
 from bem.registry import adapter_class
-from bem.streams import advance_stream, start_stream
-from bem.wrapping import AdaptedLinear, forward_strength, set_module, token_mask
+from bem.streams import advance_stream
+from bem.wrapping import AdaptedLinear, set_module, token_mask
 
 _NO_CONTEXT = RoutingContext()
 
@@ -50,6 +54,8 @@ class AdapterHost(nn.Module):
         self._wrapped: dict[str, AdaptedLinear] = {}
         self._selected: tuple[str, ...] = ()
         self._in_force: tuple[str, ...] = ()
+        self._mixed: MixedForward | None = None
+        self._stacks = StackKeeper()
         self._context: RoutingContext | None = None
         self._feature_hooks: dict[int, Any] = {}
         self._start_hook = base.decoder.register_forward_pre_hook(self._start, with_kwargs=True)
@@ -88,6 +94,7 @@ class AdapterHost(nn.Module):
         self._selected = tuple(n for n in self._selected if n != name)
         self._enforce(tuple(n for n in self._in_force if n != name))
         del self.adapters[name]
+        self._stacks.clear()
         used = {site.name for other in self.adapters for site in self[other].sites}
         for path in [path for path in self._wrapped if path not in used]:
             set_module(self.model, path, self._wrapped.pop(path).base)
@@ -214,12 +221,12 @@ class AdapterHost(nn.Module):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Forwards inside leave no mark: loss terms and codes of the one before are kept."""
-        names = self._in_force
+        names, mixed = self._in_force, self._mixed
         kept = [(self[n].state, self[n].state.snapshot(), self[n].state.auxiliary) for n in names]
         try:
             yield
         finally:
-            self._enforce(names)
+            self._enforce(names, mixed)
             for state, snapshot, auxiliary in kept:
                 state.restore(snapshot)
                 state.auxiliary = auxiliary
@@ -253,71 +260,59 @@ class AdapterHost(nn.Module):
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         context = self._context if self._context is not None else _NO_CONTEXT
-        names = self._selected if context.adapters is None else context.adapters
         past = kwargs.get("past_key_values")
         decoding = past is not None and past.get_seq_length() > 0
-        token_mask_BT = token_mask(args, kwargs)
-        acting = []
-        for name in names:
-            adapter = self[name]
-            state = adapter.state
-            asked = adapter.has_auxiliary_loss and torch.is_grad_enabled()
-            state.auxiliary = [] if asked and adapter.num_parameters() else None
-            state.token_mask_BT = token_mask_BT
-            state.recomputed = False
-            strength = context.strength_of(name)
-            state.strength, state.strength_rows = forward_strength(strength, decoding)
-            if state.strength == 0.0:
-                continue
-            acting.append(name)
-            state.code_map = context.code_map
-            state.trace = context.trace.setdefault(name, []) if context.record else None
-            state.site_codes = context.site_codes.setdefault(name, {}) if context.record else None
-            state.signals = context.signals.setdefault(name, {}) if context.record else None
-            if adapter.feature_layer is not None:
-                if adapter.reads_prompt or name in context.codes:
-                    self._start_codes(name, adapter, context, decoding)
-                if adapter.streams:
-                    start_stream(name, adapter, context, kwargs, known=context is not _NO_CONTEXT)
+        mask_BT = token_mask(args, kwargs)
+        if context.rows is not None:
+            self._start_mixed(context, args, kwargs, mask_BT, decoding)
+            return
+        names = self._selected if context.adapters is None else context.adapters
+        known = context is not _NO_CONTEXT
+        acting = [
+            n
+            for n in names
+            if prepare(n, self[n], context, kwargs, mask_BT, decoding=decoding, known=known)
+        ]
         for name in acting:
             if self[name].reads_base_output:
                 self._enforce(())
-                decoder, known = self.base.decoder, context is not _NO_CONTEXT
+                decoder = self.base.decoder
                 read_base(decoder, name, self[name], context, args, kwargs, known=known)
         self._enforce(tuple(acting))
 
-    def _start_codes(
-        self, name: str, adapter: Adapter, context: RoutingContext, decoding: bool
+    def _start_mixed(
+        self,
+        context: RoutingContext,
+        args: Any,
+        kwargs: dict[str, Any],
+        mask_BT: Tensor | None,
+        decoding: bool,
     ) -> None:
-        state = adapter.state
-        state.codes = ()
-        if name in context.codes:
-            self._set_codes(name, adapter, context, context.codes[name])
-        elif decoding:
-            if name not in context.cache:
-                raise RoutingError(
-                    f"Adapter '{name}' decodes without its code: use the RoutingContext of the "
-                    "prefill."
+        """Each adapter begins with its own rows of the batch."""
+        batch, tokens = batch_of(args, kwargs)
+        split = split_of(context, batch, self.base.device, decoding=decoding)
+        acting = []
+        for name, part in split.parts.items():
+            own_BT = None if mask_BT is None else part.of(mask_BT)
+            own = part.context
+            if prepare(name, self[name], own, kwargs, own_BT, decoding=decoding, known=True):
+                acting.append(name)
+        for name in acting:
+            if self[name].reads_base_output:
+                self._enforce(())
+                part = split.parts[name]
+                own_args, own_kwargs = own_rows(part, args, kwargs, batch)
+                read_base(
+                    self.base.decoder,
+                    name,
+                    self[name],
+                    part.context,
+                    own_args,
+                    own_kwargs,
+                    known=True,
                 )
-            state.codes = adapter.spread(context.cache[name])
-        elif context.prefix_mask_BT is None:
-            raise RoutingError(
-                f"Adapter '{name}' reads the prompt: give RoutingContext(prefix_mask_BT=...)."
-            )
-
-    def _set_codes(
-        self, name: str, adapter: Adapter, context: RoutingContext, codes_BSR: Tensor
-    ) -> None:
-        state = adapter.state
-        if state.code_map is not None:
-            codes_BSR = state.code_map(codes_BSR)
-        if state.trace is not None:
-            state.trace.append(codes_BSR.detach())
-        if context is not _NO_CONTEXT:
-            context.cache[name] = codes_BSR
-        state.codes = adapter.spread(codes_BSR)
-        if state.site_codes is not None:
-            state.site_codes.update(enumerate(code.detach() for code in state.codes))
+        forward = MixedForward(split, {n: self[n] for n in acting}, self._stacks, tokens=tokens)
+        self._enforce(tuple(acting), forward)
 
     def _observe(self, layer: int) -> None:
         if layer not in self._feature_hooks:
@@ -330,12 +325,15 @@ class AdapterHost(nn.Module):
 
         Transformers checkpoints a layer's `forward`, so this hook runs once, outside of it.
         """
-        context = self._context
+        whole_BTD: Tensor = (args[0] if args else kwargs["hidden_states"]).detach()
         for name in self._in_force:
             adapter = self[name]
+            context, h_BTD = self._context, whole_BTD
             if adapter.feature_layer != layer or context is None:
                 continue
-            h_BTD: Tensor = (args[0] if args else kwargs["hidden_states"]).detach()
+            if self._mixed is not None:
+                part = self._mixed.split.parts[name]
+                context, h_BTD = part.context, part.of(h_BTD)
             if adapter.streams:
                 advance_stream(name, adapter, context, h_BTD)
             if adapter.state.codes or not adapter.reads_prompt:
@@ -347,12 +345,19 @@ class AdapterHost(nn.Module):
                     f"prefix_mask_BT has shape {tuple(mask_BT.shape)}, the input "
                     f"{tuple(h_BTD.shape[:2])}."
                 )
-            self._set_codes(
-                name, adapter, context, adapter.encode(h_BTD, mask_BT, context.side_of(name))
-            )
+            codes_BSR = adapter.encode(h_BTD, mask_BT, context.side_of(name))
+            set_codes(name, adapter, context, codes_BSR)
+        if self._mixed is not None:
+            self._mixed.code()
 
-    def _enforce(self, names: tuple[str, ...]) -> None:
-        if names == self._in_force:
+    def _enforce(self, names: tuple[str, ...], mixed: MixedForward | None = None) -> None:
+        if names == self._in_force and mixed is self._mixed:
+            return
+        self._in_force, self._mixed = names, mixed
+        if mixed is not None:
+            rows = mixed.layers()
+            for path, wrapper in self._wrapped.items():
+                wrapper.active = tuple(rows.get(path, ()))
             return
         layers: dict[str, list[AdapterLayer]] = {path: [] for path in self._wrapped}
         for name in names:
@@ -362,24 +367,23 @@ class AdapterHost(nn.Module):
                 layers[site.name].append(layer)
         for path, wrapper in self._wrapped.items():
             wrapper.active = tuple(layers[path])
-        self._in_force = names
 
     def _checkpoint_contexts(self) -> tuple[Any, Any]:
-        names = self._in_force
+        names, mixed = self._in_force, self._mixed
         snapshots = [self[name].state.snapshot() for name in names]
 
         @contextmanager
         def recomputation() -> Iterator[None]:
-            later = self._in_force
+            later, later_mixed = self._in_force, self._mixed
             touched = dict.fromkeys(names + later)
             kept = [(name, self[name].state.snapshot()) for name in touched]
-            self._enforce(names)
+            self._enforce(names, mixed)
             for name, snapshot in zip(names, snapshots, strict=True):
                 self[name].state.restore(snapshot)
             try:
                 yield
             finally:
-                self._enforce(later)
+                self._enforce(later, later_mixed)
                 for name, snapshot in kept:
                     self[name].state.restore(snapshot)
 

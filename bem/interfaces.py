@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from bem.errors import InvalidInputError
 from bem.routing.uncertainty import ConfidenceHead
+
+if TYPE_CHECKING:
+    from bem.mixed.products import RowProducts
 
 Factors = tuple[Tensor, Tensor]
 """A static low-rank delta of one site: (down_RI, up_OR), scale already in `up_OR`."""
@@ -35,6 +38,17 @@ class Site:
     """Index of the decoder layer that holds it."""
     in_features: int
     out_features: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StackShape:
+    """What adapters have in common whose factors can be stacked."""
+
+    kind: str
+    variant: str
+    """What else must be equal, within the kind."""
+    rank: int
+    sites: tuple[Site, ...]
 
 
 class AdapterConfig(BaseModel):
@@ -141,6 +155,11 @@ class AdapterLayer(nn.Module, ABC):
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         """The site's output with the adapter: `y_BTO` plus its delta for input `x_BTI`."""
 
+    def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        """The same for a mixed batch, from the parameters of all adapters of one `stack_shape`:
+        `rows` multiplies each row by its own. Scale, strength and code stand in `rows.add_up`."""
+        raise InvalidInputError(f"{type(self).__name__} has no stacked form.")
+
 
 class Adapter(nn.Module, ABC):
     """One adapter over all its sites. Built by `build`, driven by `AdapterHost`."""
@@ -224,6 +243,15 @@ class Adapter(nn.Module, ABC):
     def spread(self, codes_BSR: Tensor) -> Sequence[Tensor]:
         """The code of each site, (B, 1, R), as its layer multiplies it in."""
         return codes_BSR.unsqueeze(2).unbind(1)
+
+    def stack_shape(self) -> StackShape | None:
+        """In a mixed batch, adapters of equal shapes act together (`AdapterLayer.mixed`); None:
+        this one acts on its own rows, apart from the others."""
+        return None
+
+    def stack_scale(self) -> float:
+        """With a `stack_shape`: the number that the delta is multiplied by, beside the strength."""
+        raise InvalidInputError(f"Adapter kind '{self.kind}' has no stacked form.")
 
     def static_code(self) -> float:
         """The code of the static path, to which a controller fades where it is unsure."""

@@ -77,6 +77,7 @@ def start_stream(
 
 def follow(cache: Any, context: RoutingContext) -> None:
     """From now on a beam search that reorders this KV cache reorders the context with it."""
+    context = context.whole or context
     known = cache.reorder_cache
     if getattr(known, "follower", None) is context:
         return

@@ -7,12 +7,15 @@ Legend: B rows, T positions, I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from bem.errors import RoutingError
-from bem.interfaces import AdapterLayer
+
+Layer = Callable[[Tensor, Tensor], Tensor]
+"""What an adapter does at one linear: input and output so far to output."""
 
 
 class AdaptedLinear(nn.Module):
@@ -21,7 +24,7 @@ class AdaptedLinear(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.active: tuple[AdapterLayer, ...] = ()  # a tuple: not registered as submodules
+        self.active: tuple[Layer, ...] = ()  # a tuple: not registered as submodules
 
     def forward(self, x_BTI: Tensor) -> Tensor:
         y_BTO: Tensor = self.base(x_BTI)

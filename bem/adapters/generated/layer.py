@@ -25,8 +25,10 @@ from bem.interfaces import (
     CausalCodes,
     Factors,
     Site,
+    StackShape,
 )
 from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.mixed.products import RowProducts
 from bem.routing.chunks import ChunkController
 from bem.routing.uncertainty import ConfidenceHead
 
@@ -57,6 +59,9 @@ class ContextCodeLayer(AdapterLayer):
             c_BXR = held(c_BXR, self.down_RI, self.up_OR, self.trust_radius / self.scale)
         z_BTR = down(x_BTI, self.down_RI) * c_BXR
         return add_up(y_BTO, z_BTR, self.up_OR, self.scale * state.strength, state.strength_rows)
+
+    def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")
 
 
 class TokenCodeLayer(AdapterLayer):
@@ -106,6 +111,11 @@ class TokenCodeLayer(AdapterLayer):
             2 * self.scale * state.strength,
             state.strength_rows,
         )
+
+    def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        z_BTZ = rows.down(x_BTI, "down_RI")
+        c_BTZ = torch.sigmoid(rows.linear(z_BTZ, "gate_RR", "gate_bias_R"))
+        return rows.add_up(y_BTO, z_BTZ * c_BTZ, "up_OR")
 
 
 def held(code_BXR: Tensor, down_RI: Tensor, up_OR: Tensor, radius: float) -> Tensor:
@@ -237,6 +247,16 @@ class GeneratedAdapter(Adapter):
         return self.confidence.fade(
             code_BSR, u_BH, static=self.static_code(), signals=self.state.signals
         )
+
+    def stack_shape(self) -> StackShape | None:
+        config = self.config
+        if config.code not in ("sequence", "token") or config.trust_radius is not None:
+            return None
+        return StackShape(kind=self.kind, variant=config.code, rank=config.rank, sites=self.sites)
+
+    def stack_scale(self) -> float:
+        scale = self.config.alpha / self.config.rank
+        return 2 * scale if self.config.gates_tokens else scale
 
     def advance(
         self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None

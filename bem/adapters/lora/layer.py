@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from bem.adapters.lora.config import LoraConfig
-from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
+from bem.interfaces import (
+    Adapter,
+    AdapterConfig,
+    AdapterLayer,
+    AdapterState,
+    Factors,
+    Site,
+    StackShape,
+)
 from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.mixed.products import RowProducts
 
 
 class LoraLayer(AdapterLayer):
@@ -37,6 +46,9 @@ class LoraLayer(AdapterLayer):
             self.scale * state.strength,
             state.strength_rows,
         )
+
+    def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")
 
 
 class LoraAdapter(Adapter):
@@ -73,6 +85,12 @@ class LoraAdapter(Adapter):
         return (
             2 * batch * seq_len * self.count_parameters(self.config, self.sites, self.hidden_size)
         )
+
+    def stack_shape(self) -> StackShape:
+        return StackShape(kind=self.kind, variant="", rank=self.config.rank, sites=self.sites)
+
+    def stack_scale(self) -> float:
+        return self.config.alpha / self.config.rank
 
     def factors(self, index: int) -> Factors:
         layer = self.layers[index]

@@ -1,0 +1,110 @@
+"""Parameters of adapters of one shape, stacked site by site; kept while they stay what they are.
+
+With gradients on and something to train nothing is kept: the stack is part of the graph, and each
+adapter gets its own rows' gradient. It knows neither rows nor hosts.
+
+Legend: G adapters, R rank, I inputs, O outputs, N = G * R.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bem.interfaces import Adapter
+
+Form = Literal["side", "each", "rows", "diagonal"]
+"""Of G parameters (R, I): side by side (G * R, I); each transposed (G, I, R); stacked as they are
+(G, R, I); each transposed on the diagonal (G * I, G * R)."""
+_KEPT_STACKS = 8
+
+
+class SlowRowsWarning(UserWarning):
+    """Rows of an adapter that has no stacked form: it runs on its own rows, apart from others."""
+
+
+class Stack:
+    """G adapters with equal `stack_shape`. `stacked` gives one parameter of all at one site."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        self.adapters = tuple(adapters)
+        self._sources = [
+            (layer._parameters, name)
+            for adapter in adapters
+            for layer in adapter.layers
+            for name in layer._parameters
+        ]
+        self._seen = self._stand()
+        self._kept: dict[tuple[int, str, Form], Tensor] = {}
+
+    def is_fresh(self) -> bool:
+        """Whether the parameters are those that were stacked, unchanged."""
+        return self._seen is not None and self._seen == self._stand()
+
+    def stacked(self, index: int, name: str, form: Form) -> Tensor:
+        """Parameter `name` of the layers at site `index`."""
+        sources = [a.layers[index]._parameters[name] for a in self.adapters]
+        parameters = [p for p in sources if p is not None]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+            return _stack(parameters, form)
+        key = (index, name, form)
+        if key not in self._kept:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[key] = _stack(parameters, form).contiguous()
+        return self._kept[key]
+
+    def _stand(self) -> list[tuple[int, int]] | None:
+        """What tells whether a parameter has changed; None where torch does not count changes."""
+        parameters = [source[name] for source, name in self._sources]
+        if any(p is None or p.is_inference() for p in parameters):
+            return None
+        return [(id(p), p._version) for p in parameters if p is not None]
+
+
+class StackKeeper:
+    """The stacks that a host used last, by their adapters."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[tuple[int, ...], Stack] = {}
+        self._told: set[str] = set()
+
+    def get(self, adapters: Sequence[Adapter]) -> Stack:
+        """A stack of these adapters as they are now."""
+        key = tuple(id(adapter) for adapter in adapters)
+        stack = self._stacks.pop(key, None)
+        if stack is None or not stack.is_fresh():
+            stack = Stack(adapters)
+        self._stacks[key] = stack
+        while len(self._stacks) > _KEPT_STACKS:
+            del self._stacks[next(iter(self._stacks))]
+        return stack
+
+    def tell(self, slow: Sequence[str]) -> None:
+        """Say once which adapters have no stacked form."""
+        new = [label for label in slow if label not in self._told]
+        self._told.update(new)
+        if new:
+            warnings.warn(
+                f"No stacked form for {', '.join(new)}: in a mixed batch they run on their own "
+                "rows, one adapter after the other.",
+                SlowRowsWarning,
+                stacklevel=2,
+            )
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._stacks.clear()
+
+
+def _stack(parameters: Sequence[Tensor], form: Form) -> Tensor:
+    if form == "side":
+        return torch.cat(list(parameters))
+    if form == "rows":
+        return torch.stack(list(parameters))
+    if form == "diagonal":
+        return torch.block_diag(*[p.t() for p in parameters])  # type: ignore[no-untyped-call]
+    return torch.stack([p.t() for p in parameters])
