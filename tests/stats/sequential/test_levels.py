@@ -7,10 +7,11 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import ndtri, stdtr
 from scipy.stats import multivariate_normal
+from sequential.normal_looks import normal_levels, obrien_fleming_per_side
 
 from stats.errors import DegenerateDataError, StatsError
 from stats.sequential.looks import LooksConfig
-from stats.sequential.spending import normal_levels, obrien_fleming
+from stats.sequential.spending import obrien_fleming
 from stats.sequential.t_process import overall_p, t_levels
 
 
@@ -20,15 +21,13 @@ def spent(share):
 
 def test_published_bounds_of_five_looks():
     """Lan-DeMets O'Brien-Fleming bounds of ldbounds and gsDesign for two-sided 5 %."""
-    levels = normal_levels(
-        [0.2, 0.4, 0.6, 0.8, 1.0], lambda t: obrien_fleming(t, 0.025, per_side=True)
-    )
+    levels = normal_levels([0.2, 0.4, 0.6, 0.8, 1.0], lambda t: obrien_fleming_per_side(t, 0.025))
     assert -ndtri(levels) == pytest.approx([4.8769, 3.3569, 2.6803, 2.2898, 2.0310], abs=2e-4)
 
 
 def test_published_one_sided_levels():
     """The example of SeqBounds.jl (one-sided 5 %, quarters), given there to its grid's error."""
-    levels = normal_levels([0.25, 0.5, 0.75, 1.0], lambda t: obrien_fleming(t, 0.05, per_side=True))
+    levels = normal_levels([0.25, 0.5, 0.75, 1.0], lambda t: obrien_fleming_per_side(t, 0.05))
     assert levels == pytest.approx([8.85754e-5, 0.00554366, 0.0218979, 0.0427037], rel=2e-4)
 
 
@@ -48,7 +47,7 @@ def test_the_whole_level_is_spent_at_the_end():
     with pytest.raises(DegenerateDataError):
         obrien_fleming(1.2, 0.025)
     with pytest.raises(DegenerateDataError):
-        normal_levels([0.5, 0.5], spent)
+        obrien_fleming(0.5, 0.5)
 
 
 def test_t_levels_of_looks_at_two_to_five_seeds():
