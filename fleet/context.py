@@ -13,16 +13,15 @@ from typing import Any
 import torch
 
 from bem.base import BaseModel as FrozenBase
-from bem.base import load_base
 from fleet.ledger.records import Point
 from fleet.monitor.scalars import ScalarBoard
-from missions.local import base_reference
-from missions.protocol import Context, Run
+from missions.protocol import Run
 from missions.spec import MissionSpec
 from missions.split_lock import SplitLock
+from missions.workdir import WorkdirContext
 
 
-class WorkerContext(Context):
+class WorkerContext(WorkdirContext):
     """Context of one mission in one worker."""
 
     def __init__(
@@ -36,26 +35,13 @@ class WorkerContext(Context):
         stop: threading.Event,
         timed: Callable[[str, str], Any],
     ) -> None:
-        self._spec = spec
-        self._workdir = workdir
+        super().__init__(spec, workdir, device)
         self._board = board
         self._lock = lock
-        self._device = device
         self._stop = stop
         self._timed = timed
-        self._base: FrozenBase | None = None
         self._points: list[Point] = []
         self._guard = threading.Lock()
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    @property
-    def data_dir(self) -> Path:
-        path = self._workdir / "data"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def artifact_dir(self, run: Run) -> Path:
         path = self._workdir / "artifacts" / run.name
@@ -63,10 +49,10 @@ class WorkerContext(Context):
         return path
 
     def base(self) -> FrozenBase:
-        if self._base is None:
-            with self._timed("base", self._spec.base_model):
-                self._base = load_base(base_reference(self._spec), device=self._device)
-        return self._base
+        if self._base is not None:
+            return self._base
+        with self._timed("base", self._spec.base_model):
+            return super().base()
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         self._board.add(run, step, metrics)

@@ -17,44 +17,29 @@ from pathlib import Path
 
 import torch
 
-from bem.base import BaseModel as FrozenBase
-from bem.base import load_base
-from missions.base_model import bundled_path
 from missions.errors import MissionError
 from missions.judging import plan_of
-from missions.protocol import Artifact, Context, Mission, Pack, Prepared, Run
+from missions.protocol import Artifact, Mission, Pack, Prepared, Run
 from missions.registry import load_mission, resolve
 from missions.spec import MissionSpec
 from missions.split_lock import LocalLock
+from missions.workdir import WorkdirContext
 from stats.scores import ScoreTable
 from stats.sequential.interim import interim_view
 from stats.sequential.stop import EarlyStop
 from stats.verdict import ArmCost, MissionVerdict, judge
 
 
-class LocalContext(Context):
+class LocalContext(WorkdirContext):
     """Context of one mission in one process; keeps the logged scalars and test reads in memory.
 
     The test split stays locked until `freeze` is called.
     """
 
     def __init__(self, spec: MissionSpec, workdir: Path, device: torch.device) -> None:
-        self._spec = spec
-        self._workdir = workdir
-        self._device = device
-        self._base: FrozenBase | None = None
+        super().__init__(spec, workdir, device)
         self._lock = LocalLock()
         self.logged: list[tuple[Run, int, dict[str, float]]] = []
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    @property
-    def data_dir(self) -> Path:
-        path = self._workdir / "data"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def artifact_dir(self, run: Run) -> Path:
         path = self._workdir / "artifacts" / run.name
@@ -62,11 +47,6 @@ class LocalContext(Context):
             shutil.rmtree(path)
         path.mkdir(parents=True)
         return path
-
-    def base(self) -> FrozenBase:
-        if self._base is None:
-            self._base = load_base(base_reference(self._spec), device=self._device)
-        return self._base
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         self.logged.append((run, step, dict(metrics)))
@@ -95,11 +75,6 @@ class LocalResult:
     verdict: MissionVerdict
     cpu_s: Mapping[str, float] = field(default_factory=dict)
     """CPU seconds by stage: prepare, train/<pack>, evaluate/<run>."""
-
-
-def base_reference(spec: MissionSpec) -> str:
-    """Folder or hub id of the specification's base model."""
-    return str(bundled_path()) if spec.base_model == "bundled" else spec.base_model
 
 
 def packs_of(spec: MissionSpec) -> tuple[Pack, ...]:

@@ -39,9 +39,9 @@ from missions.agentic_planner.scoring import (
     exact_matches,
     run_contestant,
 )
-from missions.local import base_reference
 from missions.registry import mission_file
 from missions.spec import ExamplesConfig, MissionSpec, load_spec
+from missions.workdir import base_reference
 
 Side = Literal["planner", "fused"]
 SIDES: tuple[Side, ...] = get_args(Side)
