@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.errors import KeyConflictError, LedgerError
-from fleet.keys import canonical_digest, run_key
-from fleet.ledger import chain, split_lock
+from fleet.keys import canonical_digest
+from fleet.ledger import chain, planning, split_lock
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.files import store_by_content
 from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
@@ -55,53 +55,8 @@ class Ledger:
 
     def record_plan(self, plan: CampaignPlan, meta: Mapping[str, Any]) -> None:
         """Writes missions, packs and runs, and freezes every hash in the chain of decisions."""
-        now = self._clock()
         with transaction(self._cx):
-            for key, value in {"run_id": plan.run_id, "profile": plan.profile, **meta}.items():
-                self._inside.put_meta(key, json.dumps(value, sort_keys=True))
-            self._inside.put_meta("code_version", json.dumps(plan.code_version))
-            for work in plan.works:
-                spec_json = json.dumps(work.spec.model_dump(mode="json"))
-                known = self._inside.one(
-                    "SELECT spec_hash FROM missions WHERE mission = ?", work.mission
-                )
-                if known is not None:
-                    if known[0] != work.spec_hash:
-                        raise KeyConflictError(
-                            f"Mission {work.mission} is recorded with hash {known[0][:12]}, "
-                            f"planned now with {work.spec_hash[:12]}."
-                        )
-                    continue
-                self._cx.execute(
-                    "INSERT INTO missions (mission, position, title, spec_hash, spec_json, phase,"
-                    " expected_cpu_s) VALUES (?, ?, ?, ?, ?, 'waiting', ?)",
-                    (
-                        work.mission,
-                        work.position,
-                        work.spec.title,
-                        work.spec_hash,
-                        spec_json,
-                        work.expected_cpu_s,
-                    ),
-                )
-                for pack in work.packs:
-                    self._cx.execute(
-                        "INSERT INTO packs (pack, mission, seed, position) VALUES (?, ?, ?, ?)",
-                        (pack.name, pack.mission, pack.seed, pack.position),
-                    )
-                    self._cx.executemany(
-                        "INSERT INTO runs (run, mission, pack, arm, arm_hash, seed, state)"
-                        " VALUES (?, ?, ?, ?, ?, ?, 'PLANNED')",
-                        [(r.name, r.mission, r.pack, r.arm, r.arm_hash, r.seed) for r in pack.runs],
-                    )
-                frozen = {
-                    "mission": work.mission,
-                    "spec_hash": work.spec_hash,
-                    "arm_hashes": {run.arm: run.arm_hash for run in work.runs},
-                    "seeds": list(work.spec.seeds),
-                    "code_version": plan.code_version,
-                }
-                chain.append(self._cx, now, "freeze", frozen)
+            planning.write_plan(self._cx, self._inside, plan, meta, self._clock())
 
     def set_meta(self, key: str, value: Any) -> None:
         """Notes one fact about the launch; a later value replaces an earlier one."""
@@ -120,34 +75,7 @@ class Ledger:
             KeyConflictError: another worker prepared different data.
         """
         with transaction(self._cx):
-            spec_hash, before = self._inside.need(
-                "SELECT spec_hash, data_digest FROM missions WHERE mission = ?", mission
-            )
-            if before is not None and before != digest:
-                raise KeyConflictError(
-                    f"Mission {mission}: data digest {digest[:12]} now, {before[:12]} before."
-                )
-            if before is not None:
-                return
-            self._cx.execute(
-                "UPDATE missions SET data_digest = ?, leak_json = ?, summary_json = ?"
-                " WHERE mission = ?",
-                (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
-            )
-            code_version = json.loads(
-                self._inside.need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
-            )
-            for run, arm_hash, seed in self._cx.execute(
-                "SELECT run, arm_hash, seed FROM runs WHERE mission = ?", (mission,)
-            ).fetchall():
-                key = run_key(
-                    mission_hash=spec_hash,
-                    arm_hash=arm_hash,
-                    seed=seed,
-                    code_version=code_version,
-                    data_hash=digest,
-                )
-                self._cx.execute("UPDATE runs SET key = ? WHERE run = ?", (key, run))
+            planning.write_data(self._cx, self._inside, mission, digest, leaks, summary)
 
     def set_phase(self, mission: str, phase: str) -> None:
         """Where a mission stands: waiting, starting, preparing, running, judging, or an end."""

@@ -1,0 +1,118 @@
+"""What a plan and its data leave in the ledger: missions, packs, runs, their hashes and keys.
+
+Statements only, each call inside a transaction of the writer. Knows no attempt and no result.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fleet.errors import KeyConflictError
+from fleet.keys import run_key
+from fleet.ledger import chain
+from fleet.ledger.transitions import Transitions
+
+if TYPE_CHECKING:
+    from fleet.plan import CampaignPlan
+
+
+def write_plan(
+    cx: sqlite3.Connection,
+    inside: Transitions,
+    plan: CampaignPlan,
+    meta: Mapping[str, Any],
+    now: float,
+) -> None:
+    """Missions, packs and runs of the plan, and every hash in the chain of decisions.
+
+    Raises:
+        KeyConflictError: a mission is recorded with another specification.
+    """
+    for key, value in {"run_id": plan.run_id, "profile": plan.profile, **meta}.items():
+        inside.put_meta(key, json.dumps(value, sort_keys=True))
+    inside.put_meta("code_version", json.dumps(plan.code_version))
+    for work in plan.works:
+        spec_json = json.dumps(work.spec.model_dump(mode="json"))
+        known = inside.one("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)
+        if known is not None:
+            if known[0] != work.spec_hash:
+                raise KeyConflictError(
+                    f"Mission {work.mission} is recorded with hash {known[0][:12]}, "
+                    f"planned now with {work.spec_hash[:12]}."
+                )
+            continue
+        cx.execute(
+            "INSERT INTO missions (mission, position, title, spec_hash, spec_json, phase,"
+            " expected_cpu_s) VALUES (?, ?, ?, ?, ?, 'waiting', ?)",
+            (
+                work.mission,
+                work.position,
+                work.spec.title,
+                work.spec_hash,
+                spec_json,
+                work.expected_cpu_s,
+            ),
+        )
+        for pack in work.packs:
+            cx.execute(
+                "INSERT INTO packs (pack, mission, seed, position) VALUES (?, ?, ?, ?)",
+                (pack.name, pack.mission, pack.seed, pack.position),
+            )
+            cx.executemany(
+                "INSERT INTO runs (run, mission, pack, arm, arm_hash, seed, state)"
+                " VALUES (?, ?, ?, ?, ?, ?, 'PLANNED')",
+                [(r.name, r.mission, r.pack, r.arm, r.arm_hash, r.seed) for r in pack.runs],
+            )
+        frozen = {
+            "mission": work.mission,
+            "spec_hash": work.spec_hash,
+            "arm_hashes": {run.arm: run.arm_hash for run in work.runs},
+            "seeds": list(work.spec.seeds),
+            "code_version": plan.code_version,
+        }
+        chain.append(cx, now, "freeze", frozen)
+
+
+def write_data(
+    cx: sqlite3.Connection,
+    inside: Transitions,
+    mission: str,
+    digest: str,
+    leaks: Mapping[str, int],
+    summary: Mapping[str, int],
+) -> None:
+    """What `prepare` made, and with its digest the keys of the mission's runs.
+
+    Raises:
+        KeyConflictError: another worker prepared different data.
+    """
+    spec_hash, before = inside.need(
+        "SELECT spec_hash, data_digest FROM missions WHERE mission = ?", mission
+    )
+    if before is not None and before != digest:
+        raise KeyConflictError(
+            f"Mission {mission}: data digest {digest[:12]} now, {before[:12]} before."
+        )
+    if before is not None:
+        return
+    cx.execute(
+        "UPDATE missions SET data_digest = ?, leak_json = ?, summary_json = ? WHERE mission = ?",
+        (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
+    )
+    code_version = json.loads(
+        inside.need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
+    )
+    for run, arm_hash, seed in cx.execute(
+        "SELECT run, arm_hash, seed FROM runs WHERE mission = ?", (mission,)
+    ).fetchall():
+        key = run_key(
+            mission_hash=spec_hash,
+            arm_hash=arm_hash,
+            seed=seed,
+            code_version=code_version,
+            data_hash=digest,
+        )
+        cx.execute("UPDATE runs SET key = ? WHERE run = ?", (key, run))
