@@ -220,14 +220,18 @@ def _driver_log(paths: RunPaths) -> Iterator[None]:
 def _show_plan(plan: CampaignPlan, order: Order) -> int:
     from fleet.monitor.plan_table import plan_document, print_plan
     from fleet.plan_stats import plan_all
-    from fleet.preflight import default_cpus, this_machine
+    from fleet.preflight import bases_to_fetch, check_bases, default_cpus, this_machine
 
+    specs = [work.spec for work in plan.works]
+    unchecked = bases_to_fetch(specs)
+    check_bases(specs, leave_out=unchecked)
     slots = default_cpus(order.cpus)
     document = plan_document(
         plan,
         slots=slots,
         here=this_machine(slots),
-        power=plan_all([w.spec for w in plan.works], order.runs_dir, required_only=True),
+        power=plan_all(specs, order.runs_dir, required_only=True),
+        unchecked_bases=unchecked,
     )
     if order.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")

@@ -6,7 +6,7 @@ Knows missions by their specifications only; nothing here starts Ray.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -52,11 +52,16 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def check_bases(specs: Sequence[MissionSpec]) -> dict[str, dict[str, float]]:
+def check_bases(
+    specs: Sequence[MissionSpec], *, leave_out: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
     """Every base model is there and reaches the floors of the missions that use it.
 
     The bundled base was measured when it was made: its files are compared with the manifest and
     the manifest's figures with the floors. Any other base is loaded and measured, each skill once.
+
+    Args:
+        leave_out: bases that are not looked at (see `bases_to_fetch`).
 
     Returns:
         Base model -> skill -> exact match, as far as a floor asks for it.
@@ -67,7 +72,8 @@ def check_bases(specs: Sequence[MissionSpec]) -> dict[str, dict[str, float]]:
     """
     by_base: dict[str, list[MissionSpec]] = {}
     for spec in specs:
-        by_base.setdefault(spec.base_model, []).append(spec)
+        if spec.base_model not in leave_out:
+            by_base.setdefault(spec.base_model, []).append(spec)
     figures: dict[str, dict[str, float]] = {}
     for base, users in by_base.items():
         floors = {spec.id: spec.base_floor for spec in users if spec.base_floor}
@@ -78,10 +84,22 @@ def check_bases(specs: Sequence[MissionSpec]) -> dict[str, dict[str, float]]:
     return figures
 
 
+def bases_to_fetch(specs: Sequence[MissionSpec]) -> tuple[str, ...]:
+    """Bases named by a hub id: checking one may download it, which a dry run does not do."""
+    bases = dict.fromkeys(spec.base_model for spec in specs)
+    return tuple(
+        base
+        for base in bases
+        if base != "bundled" and not _looks_like_folder(base) and not Path(base).is_dir()
+    )
+
+
+def _looks_like_folder(base: str) -> bool:
+    return base.startswith(("/", ".", "~")) or base.count("/") != 1
+
+
 def _check_folder(base: str, users: Sequence[MissionSpec]) -> None:
-    looks_like_folder = base.startswith(("/", ".", "~")) or base.count("/") != 1
-    folder = Path(base).expanduser()
-    if looks_like_folder and not folder.is_dir():
+    if _looks_like_folder(base) and not Path(base).expanduser().is_dir():
         names = ", ".join(spec.id for spec in users)
         raise NotFoundError(
             f"Base model folder {base!r} (missions {names}) does not exist. Give a local folder, "

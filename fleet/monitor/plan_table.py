@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 
 
 def plan_document(
-    plan: CampaignPlan, *, slots: int, here: Node, power: Mapping[str, MissionStats]
+    plan: CampaignPlan,
+    *,
+    slots: int,
+    here: Node,
+    power: Mapping[str, MissionStats],
+    unchecked_bases: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The plan as plain JSON data."""
+    """The plan as plain JSON data.
+
+    Args:
+        unchecked_bases: base models that only the launch itself looks at.
+    """
     works = []
     for work in plan.works:
         spec = work.spec
@@ -65,6 +74,7 @@ def plan_document(
         "slots": slots,
         "fits_here": not problems,
         "problems": problems,
+        "unchecked_bases": list(unchecked_bases),
     }
 
 
@@ -131,5 +141,8 @@ def print_plan(document: dict[str, Any]) -> None:
     withheld = sorted({w["withhold_verdict"] for w in document["missions"]} - {None})
     for reason in withheld:
         console.print(f"no verdict: {reason}", markup=False)
+    if document["unchecked_bases"]:
+        names = ", ".join(document["unchecked_bases"])
+        console.print(f"base models that only the launch fetches and checks: {names}", markup=False)
     for problem in document["problems"]:
         console.print(f"does not fit here: {problem}", style="yellow", markup=False)

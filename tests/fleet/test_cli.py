@@ -125,6 +125,23 @@ def test_a_base_below_its_floor(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "mission A needs >= 1.01" in told
 
 
+@pytest.mark.parametrize("change", ["base_model=/no/such", "base_floor={copy_name: 1.01}"])
+def test_a_dry_run_refuses_a_base_as_the_launch_does(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = ["launch", "--missions", "A", "--set", change, "--runs-dir", str(tmp_path / "runs")]
+    real = run(order), capsys.readouterr().err
+    dry = run([*order, "--dry-run"]), capsys.readouterr().err
+    assert dry == real
+    assert real[0] in (3, 6)
+
+
+def test_a_dry_run_fetches_no_base(capsys: pytest.CaptureFixture[str]) -> None:
+    order = ["launch", "--missions", "A", "--set", "base_model=no-such/base", "--dry-run"]
+    assert run(order) == 0
+    assert "only the launch fetches and checks: no-such/base" in capsys.readouterr().out
+
+
 def test_no_run_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("status", "watch", "report"):
         assert run([command, "--runs-dir", str(tmp_path)]) == 6
