@@ -22,8 +22,8 @@ def print_plans(plans: Sequence[MissionStats], *, profile: str, power: float) ->
     console = Console()
     for plan in plans:
         console.print(
-            f"{plan.mission} {plan.title}: {plan.seeds} seeds x {plan.examples:,} test items "
-            f"(profile {profile})",
+            f"{plan.mission} {plan.title}: {plan.seeds} seed{'s' * (plan.seeds != 1)} x "
+            f"{plan.examples:,} test items (profile {profile})",
             style="bold",
             markup=False,
             highlight=False,
@@ -37,7 +37,7 @@ def print_plans(plans: Sequence[MissionStats], *, profile: str, power: float) ->
 def dry_run_line(plan: MissionStats) -> str | None:
     """The primary gate in a line for the launch plan; None where nothing can be said."""
     gate = plan.primary
-    if gate.mde is None:
+    if gate.mde is None and gate.decides != "no":
         return None
     others = [name for name in plan.undecided if name != gate.gate]
     more = f"; nor can it decide {', '.join(others)}" if others and gate.decides == "no" else ""
@@ -88,7 +88,7 @@ def _lines(plan: MissionStats, power: float) -> list[str]:
     lines += [f"  {source}" for source in sorted(sources)]
     reasons: dict[str, list[str]] = {}
     for gate in plan.gates:
-        if gate.decides in ("unknown", "no test"):
+        if gate.mde is None or gate.decides in ("unknown", "no test"):
             reasons.setdefault(gate.text, []).append(gate.gate)
     lines += [f"  {', '.join(gates)}: {why}" for why, gates in reasons.items()]
     if plan.withheld:

@@ -53,6 +53,15 @@ class Budget:
     run_cost: float = RUN_COST_IN_EXAMPLES
     """Training one run costs as much as evaluating this many test items."""
 
+    @property
+    def testable(self) -> bool:
+        """One seed has no variance between seeds: nothing can be detected and nothing tested."""
+        return self.seeds >= 2
+
+    @property
+    def size(self) -> str:
+        return f"{self.seeds} seed{'s' * (self.seeds != 1)} x {self.examples:,}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pilot:
@@ -180,9 +189,6 @@ def _plan(
     alpha: float,
 ) -> GatePlan:
     units = max(2, round(budget.examples * units_per_example))
-    num_seeds = max(2, budget.seeds)
-    error, df = expected_error(components, num_seeds, units)
-
     wanted = rule.passing(alternative)
 
     def decided(num_seeds: int, num_units: int) -> bool:
@@ -191,41 +197,39 @@ def _plan(
             return pass_power(rule, alternative, *grid, alpha=alpha, with_point=False) >= power
         return refute_power(rule, alternative, *grid, alpha=alpha) >= power
 
-    tested = pass_power(rule, alternative, error, df, alpha=alpha, with_point=False)
-    refuted = refute_power(rule, alternative, error, df, alpha=alpha)
-    enough = budget.seeds >= 2 and max(tested, refuted) >= power
     best: tuple[int, int] | None = None
     if alternative != rule.nearest(alternative):
         best = cheapest_grid(decided, run_cost=budget.run_cost * units_per_example)
     examples = math.ceil(best[1] / units_per_example) if best else None
-    found = mde(components, num_seeds, units, alpha=alpha, power=power)
-    needs = true_value_for(rule, error, df, power=power, alpha=alpha)
-    passed = pass_power(rule, alternative, error, df, alpha=alpha)
-    margins = tuple(m for m in (rule.lower, rule.upper) if m is not None)
-    return GatePlan(
-        **_identity(config),
+    plan = replace(
+        _unplanned(config, budget, power, source, "no", _one_seed(budget)),
         scale=scale,
-        seeds=budget.seeds,
-        examples=budget.examples,
         units=units,
         components=components,
-        source=source,
-        margins=margins,
-        mde=found,
+        margins=tuple(m for m in (rule.lower, rule.upper) if m is not None),
         alternative=alternative,
         alternative_is=alternative_is,
+        cheapest_seeds=best[0] if best else None,
+        cheapest_examples=examples,
+    )
+    if not budget.testable:
+        return replace(plan, text=plan.text + _sizes(plan))
+    error, df = expected_error(components, budget.seeds, units)
+    tested = pass_power(rule, alternative, error, df, alpha=alpha, with_point=False)
+    refuted = refute_power(rule, alternative, error, df, alpha=alpha)
+    passed = pass_power(rule, alternative, error, df, alpha=alpha)
+    found = mde(components, budget.seeds, units, alpha=alpha, power=power)
+    plan = replace(
+        plan,
+        mde=found,
         test_power=tested,
         pass_power=passed,
         refute_power=refuted,
-        needs_true=needs,
-        power=power,
-        decides="yes" if enough else "no",
-        cheapest_seeds=best[0] if best else None,
-        cheapest_examples=examples,
-        run_cost=budget.run_cost,
-        text=_text(budget, scale, found, alternative, alternative_is, tested, passed, refuted)
-        + _sizes(enough, best[0] if best else None, examples, budget),
+        needs_true=true_value_for(rule, error, df, power=power, alpha=alpha),
+        decides="yes" if max(tested, refuted) >= power else "no",
     )
+    text = _text(budget, scale, found, alternative, alternative_is, tested, passed, refuted)
+    return replace(plan, text=text + _sizes(plan))
 
 
 def _alternative(gate: GateResult) -> tuple[float, str]:
@@ -254,6 +258,8 @@ def _without_pilot(config: GateBase, budget: Budget, power: float, alpha: float)
         words = "no true difference"
     if config.kind == "exact" or getattr(config, "decide_on", "") == "point":
         return _unplanned(config, budget, power, "", "no test", "decided without a test")
+    if not budget.testable and rule is None:
+        return _unplanned(config, budget, power, "no pilot", "no", _one_seed(budget))
     if rule is None:
         why = "no pilot: nothing is known of this gate's variance or size"
         return _unplanned(config, budget, power, "no pilot", "unknown", why)
@@ -276,18 +282,23 @@ def _no_alternative(
     config: GateBase, budget: Budget, lower: float, power: float, alpha: float
 ) -> GatePlan:
     """A gate that states no effect to look for: what it would detect is all that can be said."""
-    seeds, units = max(2, budget.seeds), max(2, budget.examples)
-    found = mde(PLANNING_VALUES, seeds, units, alpha=alpha, power=power)
-    plan = _unplanned(config, budget, power, PLANNED_FROM, "unknown", "")
-    return replace(
-        plan,
+    units = max(2, budget.examples)
+    plan = replace(
+        _unplanned(config, budget, power, PLANNED_FROM, "no", _one_seed(budget)),
         scale="fraction",
         units=units,
         components=PLANNING_VALUES,
         margins=(lower,),
+    )
+    if not budget.testable:
+        return plan
+    found = mde(PLANNING_VALUES, budget.seeds, units, alpha=alpha, power=power)
+    return replace(
+        plan,
         mde=found,
-        text=f"{budget.seeds} seeds x {budget.examples:,}: detects {100 * found:.2g} pp beyond the "
-        "margin if the scores are binary; the gate states no min_point to plan for",
+        decides="unknown",
+        text=f"{budget.size}: detects {100 * found:.2g} pp beyond the margin if the scores are "
+        "binary; the gate states no min_point to plan for",
     )
 
 
@@ -345,8 +356,8 @@ def _text(
 ) -> str:
     factor, unit = (100.0, " pp") if scale == "fraction" else (1.0, "")
     text = (
-        f"{budget.seeds} seeds x {budget.examples:,}: detects {factor * found:.2g}{unit} beyond "
-        f"the margin; if the true value is {factor * alternative:+.3g}{unit} ({alternative_is}) "
+        f"{budget.size}: detects {factor * found:.2g}{unit} beyond the margin; "
+        f"if the true value is {factor * alternative:+.3g}{unit} ({alternative_is}) "
         f"it clears the margin with {tested:.0%}"
     )
     if passed < tested - 0.005:
@@ -356,10 +367,14 @@ def _text(
     return text
 
 
-def _sizes(enough: bool, seeds: int | None, examples: int | None, budget: Budget) -> str:
-    if seeds is None or examples is None:
-        return "" if enough else "; no size up to the search limit decides it"
-    return f"; cheapest that decides: {seeds} x {examples:,}"
+def _one_seed(budget: Budget) -> str:
+    return f"{budget.size}: one seed cannot be tested, its variance between seeds is unknown"
+
+
+def _sizes(plan: GatePlan) -> str:
+    if plan.cheapest_seeds is None or plan.cheapest_examples is None:
+        return "" if plan.decides == "yes" else "; no size up to the search limit decides it"
+    return f"; cheapest that decides: {plan.cheapest_seeds} x {plan.cheapest_examples:,}"
 
 
 def sizes_to_draw(seeds: int, units: int) -> tuple[Sequence[int], Sequence[int]]:

@@ -115,6 +115,20 @@ def test_without_a_pilot_it_is_said(tmp_path: Path) -> None:
     assert "cannot decide better" in str(dry_run_line(stated))
 
 
+def test_one_seed_is_told_in_the_table_and_in_the_dry_run(
+    judged: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, _ = judged
+    plans = plan_all([planned(seeds=[0])], runs)
+    print_plans(list(plans.values()), profile="laptop", power=0.8)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "F1 Fake F1: 1 seed x 200 test items" in text
+    assert "better: 1 seed x 200: one seed cannot be tested" in text
+    assert "this budget cannot decide with 80% power: better" in text
+    assert "cannot decide better" in str(dry_run_line(plans["F1"]))
+    assert "one seed cannot be tested" in str(dry_run_line(plans["F1"]))
+
+
 def test_the_table_says_what_cannot_be_decided(
     judged: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,30 @@ def test_without_pilot_and_alternative_there_is_an_mde_and_no_answer():
     assert "states no min_point" in plan.text
 
 
+@pytest.mark.parametrize("with_pilot", [False, True])
+@pytest.mark.parametrize("min_point", [0.0, 0.015])
+def test_one_seed_cannot_be_tested(min_point, with_pilot):
+    config = gate(min_point=min_point)
+    pilot = pilot_of(config, table(), source="p", examples=300) if with_pilot else None
+    plan = plan_gate(config, Budget(seeds=1, examples=1000), pilot)
+    assert (plan.decides, plan.mde, plan.needs_true) == ("no", None, None)
+    assert (plan.test_power, plan.pass_power, plan.refute_power) == (None, None, None)
+    assert "one seed cannot be tested" in plan.text
+    assert "detects" not in plan.text
+    two = plan_gate(config, Budget(seeds=2, examples=1000), pilot)
+    assert two.mde is not None
+    assert plan.cheapest_seeds == two.cheapest_seeds
+
+
+def test_one_seed_of_a_gate_that_needs_no_test():
+    exact = parse_gate({"id": "x", "kind": "exact", "treatment": "t", "versus": "c"})
+    assert plan_gate(exact, Budget(seeds=1, examples=1000), None).decides == "no test"
+    bound = parse_gate({"id": "b", "kind": "bound", "metric": "em", "treatment": "t", "upper": 0.3})
+    plan = plan_gate(bound, Budget(seeds=1, examples=1000), None)
+    assert plan.decides == "no"
+    assert "one seed cannot be tested" in plan.text
+
+
 def test_a_pilots_own_size_gives_the_gates_own_mde():
     pilot = pilot_of(gate(), table(), source="run x", examples=300)
     plan = plan_gate(gate(), Budget(seeds=4, examples=300), pilot)
