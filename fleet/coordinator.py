@@ -12,29 +12,28 @@ import threading
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fleet.between_seeds import SeedWatch
-from fleet.errors import FleetError, InterruptedBySignalError, StorageError, UnfitEnvironmentError
+from fleet.errors import InterruptedBySignalError, StorageError, UnfitEnvironmentError
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import MAX_FAILURES, JobThread, end_jobs, start_job
-from fleet.plan import CampaignPlan, MissionWork
-from fleet.policies import Job, Load, Node, admit, place, preflight, reinforce
+from fleet.mission_job import MAX_FAILURES, JobThread, cause_of, end_jobs, start_job
+from fleet.plan import CampaignPlan
+from fleet.policies import Job, admit, preflight
 from fleet.ray_session import RaySession, ray_session
 from fleet.settings import LaunchSettings
 from fleet.signals import Stopper
 from fleet.states import RunState
 from fleet.verdicts import verdict_digest
 from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
+from fleet.workforce import CampaignMission, choose_helped, one_worker, running_jobs
 
 POLL_S = 0.2
 SWEEP_S = 5.0
 ON_DECK = 1
 """Trainers that come up while others still hold the slots."""
-STARTUP_S = 12.0
-"""Seconds that a new worker group needs on a busy machine (measured)."""
 
 
 OnTick = Callable[[LedgerReader, bool], None]
@@ -51,27 +50,6 @@ class CampaignResult:
     digest: str
     """Of the verdict table: equal digests, equal tables."""
     wall_s: float
-
-
-@dataclass(kw_only=True, slots=True)
-class _Mission:
-    """What the loop remembers of a mission; everything else is read from the ledger."""
-
-    work: MissionWork
-    jobs: list[JobThread] = field(default_factory=list)
-    verdict_ref: Any = None
-    verdict: dict[str, Any] | None = None
-    watch: SeedWatch | None = None
-    """Set once the ledger is open."""
-
-    @property
-    def stopped(self) -> dict[str, Any] | None:
-        """Why the mission ended before its planned seeds, if it did."""
-        return self.watch.stop if self.watch is not None else None
-
-    @property
-    def over(self) -> bool:
-        return self.verdict is not None
 
 
 def run_campaign(
@@ -129,7 +107,7 @@ class _Campaign:
         self._settings = settings
         self._session = session
         self._stopper = stopper
-        self._missions = {work.mission: _Mission(work=work) for work in plan.works}
+        self._missions = {work.mission: CampaignMission(work=work) for work in plan.works}
         self._ledger: LedgerClient
         self._stats: Any
         self._swept = time.monotonic()
@@ -224,7 +202,7 @@ class _Campaign:
 
     def _admit(self, reader: LedgerReader) -> None:
         waiting = [m.work.job for m in self._missions.values() if not m.jobs and not m.over]
-        running = self._running_jobs()
+        running = running_jobs(self._missions.values())
         finished = frozenset(name for name, mission in self._missions.items() if mission.over)
         chosen = admit(waiting, running, self._session.nodes, finished=finished, on_deck=ON_DECK)
         for name in chosen:
@@ -235,32 +213,13 @@ class _Campaign:
 
     def _reinforce(self, reader: LedgerReader, running: list[Job]) -> None:
         """Lends an idle slot to the mission with the longest queue."""
-        free = place(running, self._session.nodes)
-        if not free or not any(node.cpus >= 1 for node in free):
-            return
-        loads = []
-        for name, mission in self._missions.items():
-            alive = [job for job in mission.jobs if not job.ended]
-            if not alive or mission.stopped is not None:
-                continue
-            packs = reader.packs(name)
-            took = [p.ended_at - p.leased_at for p in packs if p.ended_at and p.leased_at]
-            expected = mission.work.expected_cpu_s / max(1, len(packs))
-            loads.append(
-                Load(
-                    job=_one_worker(mission.work.job),
-                    open_packs=sum(1 for p in packs if p.owner is None and p.ended_at is None),
-                    pack_s=sum(took) / len(took) if took else expected,
-                    helpers=len(alive),
-                )
-            )
-        chosen = reinforce(loads, free, startup_s=STARTUP_S, on_deck=0)
+        chosen = choose_helped(self._missions, running, self._session.nodes, reader)
         if chosen is not None:
             mission = self._missions[chosen]
             self._ledger.event("info", chosen, "an idle slot joins this mission")
-            self._start(mission, _one_worker(mission.work.job))
+            self._start(mission, one_worker(mission.work.job))
 
-    def _start(self, mission: _Mission, job: Job) -> None:
+    def _start(self, mission: CampaignMission, job: Job) -> None:
         from fleet.mission_job import as_config
         from fleet.worker import WorkerJob
 
@@ -284,15 +243,6 @@ class _Campaign:
                 gpus=job.request.gpus,
             )
         )
-
-    def _running_jobs(self) -> list[Job]:
-        """Every worker group that is up or on deck, the helpers of a mission each for itself."""
-        found = []
-        for mission in self._missions.values():
-            for number, job in enumerate(mission.jobs):
-                if not job.ended:
-                    found.append(mission.work.job if not number else _one_worker(mission.work.job))
-        return found
 
     # Ending
 
@@ -336,7 +286,7 @@ class _Campaign:
         self._ledger.timing(name, "job", job.name, wall_s, 0.0)
         reason = "the worker group ended"
         if job.error is not None:
-            disk = _cause(job.error, StorageError)
+            disk = cause_of(job.error, StorageError)
             if disk is not None:
                 raise StorageError(str(disk), log=str(self._settings.paths.logs))
             lines = str(job.error).strip().splitlines() or [type(job.error).__name__]
@@ -344,7 +294,7 @@ class _Campaign:
             self._ledger.event("error", name, reason)
         self._ledger.call("end_job", job.name, reason)
 
-    def _goes_on(self, reader: LedgerReader, name: str, mission: _Mission) -> bool:
+    def _goes_on(self, reader: LedgerReader, name: str, mission: CampaignMission) -> bool:
         """A worker that lost its lease leaves without an error; its queue needs a new group."""
         open_packs = [pack for pack in reader.packs(name) if pack.ended_at is None]
         if not open_packs or mission.jobs[-1].error or len(mission.jobs) > MAX_FAILURES:
@@ -353,7 +303,7 @@ class _Campaign:
         self._start(mission, mission.work.job)
         return True
 
-    def _settle(self, reader: LedgerReader, name: str, mission: _Mission) -> None:
+    def _settle(self, reader: LedgerReader, name: str, mission: CampaignMission) -> None:
         """Runs that nobody will take up again become failures with a reason."""
         left = [row for row in reader.runs(name) if not row.state.is_terminal]
         if left and mission.watch and mission.stopped is not None:
@@ -398,33 +348,3 @@ class _Campaign:
     @staticmethod
     def _held(reader: LedgerReader) -> bool:
         return any(state.is_held for states in reader.counts().values() for state in states)
-
-
-def _one_worker(job: Job) -> Job:
-    return Job(name=job.name, request=job.request, workers=1, depends_on=job.depends_on)
-
-
-def _cause(error: BaseException | None, kind: type[FleetError]) -> FleetError | None:
-    """The first error of this kind behind another (Ray and Train wrap what workers raise)."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, kind):
-            return current
-        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        failures = getattr(current, "worker_failures", None)
-        if isinstance(failures, dict):
-            waiting += list(failures.values())
-    return None
-
-
-def slots(nodes: tuple[Node, ...], job: Job) -> int:
-    """How many such workers these nodes hold side by side."""
-    count = 0
-    while place([job] * (count + 1), nodes) is not None and count < 1024:
-        count += 1
-    return count

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from fleet.errors import FleetError
 from fleet.policies import Job
 
 MAX_FAILURES = 3
@@ -103,6 +104,24 @@ def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) ->
     deadline = time.monotonic() + wait_s
     for job in alive:
         job.thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+
+def cause_of(error: BaseException | None, kind: type[FleetError]) -> FleetError | None:
+    """The first error of this kind behind another (Ray and Train wrap what workers raise)."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, kind):
+            return current
+        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        failures = getattr(current, "worker_failures", None)
+        if isinstance(failures, dict):
+            waiting += list(failures.values())
+    return None
 
 
 def mission_loop(config: dict[str, Any]) -> None:
