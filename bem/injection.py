@@ -311,7 +311,13 @@ class AdapterHost(nn.Module):
                     own_kwargs,
                     known=True,
                 )
-        forward = MixedForward(split, {n: self[n] for n in acting}, self._stacks, tokens=tokens)
+        forward = MixedForward(
+            split,
+            {name: self[name] for name in acting},
+            self._stacks,
+            tokens=tokens,
+            decoding=decoding,
+        )
         self._enforce(tuple(acting), forward)
 
     def _observe(self, layer: int) -> None:

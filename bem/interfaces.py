@@ -48,7 +48,8 @@ class StackShape:
     variant: str
     """What else must be equal, within the kind."""
     rank: int
-    sites: tuple[Site, ...]
+    sites: tuple[str, ...]
+    """Names of the sites."""
 
 
 class AdapterConfig(BaseModel):
@@ -248,6 +249,10 @@ class Adapter(nn.Module, ABC):
         """In a mixed batch, adapters of equal shapes act together (`AdapterLayer.mixed`); None:
         this one acts on its own rows, apart from the others."""
         return None
+
+    def site_names(self) -> tuple[str, ...]:
+        """The paths of its sites."""
+        return tuple(site.name for site in self.sites)
 
     def stack_scale(self) -> float:
         """With a `stack_shape`: the number that the delta is multiplied by, beside the strength."""

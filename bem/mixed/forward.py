@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bem.interfaces import Adapter, AdapterLayer, StackShape
-from bem.mixed.products import PRODUCTS, Layout, choose_layout, weights
+from bem.mixed.products import PRODUCTS, choose_layout, weights
 from bem.mixed.rows import Part, Split
 from bem.mixed.stack import Stack, StackKeeper
 
@@ -33,114 +34,116 @@ class MixedForward:
         keeper: StackKeeper,
         *,
         tokens: int,
+        decoding: bool,
     ) -> None:
         """`adapters`: those that act in this forward, of the split's."""
         self.split = split
-        shapes: dict[StackShape, list[str]] = {}
-        self.alone: list[str] = []
+        self._adapters = adapters
+        shapes: dict[StackShape | None, list[str]] = {}
         for name, adapter in adapters.items():
             shape = None if split.parts[name].context.record else adapter.stack_shape()
-            if shape is None:
-                self.alone.append(name)
-            else:
-                shapes.setdefault(shape, []).append(name)
-        keeper.tell([f"{n} ({adapters[n].kind})" for n in self.alone if self._is_slow(n)])
-        self._adapters = adapters
-        self._groups = [
-            StackedRows(names, split, keeper.get([adapters[n] for n in names]), tokens)
-            for names in shapes.values()
-        ]
-        self.code()
-
-    def _is_slow(self, name: str) -> bool:
-        part = self.split.parts[name]
-        return not part.context.record and len(part.places) < len(self.split.rows)
+            shapes.setdefault(shape, []).append(name)
+        self._alone = shapes.pop(None, [])
+        keeper.tell([f"{n} ({adapters[n].kind})" for n in self._alone if self._is_slow(n)])
+        self._groups = []
+        for names in shapes.values():
+            key = (*names, tokens)
+            group = split.kept.get(key) if decoding and not torch.is_grad_enabled() else None
+            if group is None:
+                group = StackedRows(names, split, keeper.get([adapters[n] for n in names]), tokens)
+                split.kept[key] = group
+            group.weigh()
+            self._groups.append(group)
 
     def code(self) -> None:
         """Give the stacks their codes, as far as they are known by now."""
         for group in self._groups:
-            group.code()
+            group.weigh()
 
     def layers(self) -> dict[str, list[Layer]]:
         """What acts at each linear, by its path."""
         acting: dict[str, list[Layer]] = {}
         for group in self._groups:
-            for index, site in enumerate(group.sites):
-                acting.setdefault(site.name, []).append(functools.partial(group.act, index))
-        for name in self.alone:
+            for path, act in group.acts:
+                acting.setdefault(path, []).append(act)
+        for name in self._alone:
             adapter, part = self._adapters[name], self.split.parts[name]
             for site, layer in zip(adapter.sites, adapter.layers, strict=True):
                 act = functools.partial(_act_alone, layer, part, len(self.split.rows))
                 acting.setdefault(site.name, []).append(act)
         return acting
 
+    def _is_slow(self, name: str) -> bool:
+        part = self.split.parts[name]
+        return not part.context.record and len(part.places) < len(self.split.rows)
+
 
 class StackedRows:
-    """Adapters of one shape over their rows of the batch."""
+    """Adapters of one shape over their rows of the batch; kept over decode steps."""
 
     def __init__(self, names: Sequence[str], split: Split, stack: Stack, tokens: int) -> None:
-        self.sites = stack.adapters[0].sites
         self._stack = stack
+        self._adapters = stack.adapters
+        self._names = tuple(names)
+        self._parts = [split.parts[name] for name in names]
+        self._count = len(split.rows)
         shape = stack.adapters[0].stack_shape()
         assert shape is not None
         self._rank = shape.rank
-        self._parts = [split.parts[name] for name in names]
-        self._names = names
-        self._count = len(split.rows)
+        self._coded = stack.adapters[0].feature_layer is not None
         place = {name: g for g, name in enumerate(names)}
         device = self._parts[0].index_M.device
-        self._which_B = torch.tensor([place.get(row, 0) for row in split.rows], device=device)
-        self._layout: Layout = choose_layout(
+        which_B = torch.tensor([place.get(row, 0) for row in split.rows], device=device)
+        self._own_BG = torch.nn.functional.one_hot(which_B, len(names)).float()
+        self._layout = choose_layout(
             adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
         )
-        self._weight_BX1 = self._row_weights()
-        self._weights: Tensor | Sequence[Tensor] | None = None
+        live = stack.is_live()
+        self._products = [
+            PRODUCTS[self._layout](
+                functools.partial(stack.stacked, index, live), which_B, len(names)
+            )
+            for index in range(len(stack.layers))
+        ]
+        self.acts = [
+            (site.name, functools.partial(layer.mixed, products))
+            for site, layer, products in zip(
+                stack.adapters[0].sites, stack.layers, self._products, strict=True
+            )
+        ]
+        self._weighed: tuple[Any, ...] | None = None
 
-    def code(self) -> None:
-        """Take the sequence codes of all adapters, once they are there."""
-        if self._weights is not None:
-            return
-        first = self._stack.adapters[0]
-        codes_BSR = None
-        if first.feature_layer is not None:
-            cached = [p.context.cache.get(n) for n, p in zip(self._names, self._parts, strict=True)]
-            known = [code for code in cached if code is not None]
-            ready = all(bool(adapter.state.codes) for adapter in self._stack.adapters)
-            if not ready or len(known) < len(self._parts):
+    def weigh(self) -> None:
+        """Put scales, strengths and codes into the products, once codes are there."""
+        codes: list[Tensor] = []
+        if self._coded:
+            if not all(adapter.state.codes for adapter in self._adapters):
                 return
-            codes_BSR = known[0].new_zeros(self._count, *known[0].shape[1:])
-            codes_BSR = codes_BSR.index_copy(0, self._rows(), torch.cat(known))
-        own_BG = torch.zeros(self._count, len(self._parts), device=self._which_B.device)
-        own_BG.scatter_(1, self._which_B[:, None], 1.0)
-        self._weights = weights(self._layout, self._weight_BX1, own_BG, codes_BSR, self._rank)
+            codes = [p.context.cache[n] for n, p in zip(self._names, self._parts, strict=True)]
+        found = [adapter.state.strength_rows for adapter in self._adapters]
+        numbers = [adapter.state.strength for adapter in self._adapters]
+        weighed = (numbers, found, codes)
+        if self._weighed is not None and _same(self._weighed, weighed):
+            return
+        self._weighed = weighed
+        weight_BX1 = self._row_weights(numbers, found)
+        codes_BSR = None
+        if codes:
+            codes_BSR = codes[0].new_zeros(self._count, *codes[0].shape[1:])
+            index_M = torch.cat([part.index_M for part in self._parts])
+            codes_BSR = codes_BSR.index_copy(0, index_M, torch.cat(codes))
+        made = weights(self._layout, weight_BX1, self._own_BG, codes_BSR, self._rank)
+        for index, products in enumerate(self._products):
+            products.weight_BXZ = made if isinstance(made, Tensor) else made[index]
 
-    def act(self, index: int, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
-        """The site's output with the deltas of all rows."""
-        assert self._weights is not None
-        weight = self._weights if isinstance(self._weights, Tensor) else self._weights[index]
-        products = PRODUCTS[self._layout](
-            functools.partial(self._stack.stacked, index),
-            self._which_B,
-            len(self._parts),
-            weight,
-        )
-        layer = self._stack.adapters[0].layers[index]
-        assert isinstance(layer, AdapterLayer)
-        return layer.mixed(products, x_BTI, y_BTO)
-
-    def _rows(self) -> Tensor:
-        return torch.cat([part.index_M for part in self._parts])
-
-    def _row_weights(self) -> Tensor:
+    def _row_weights(self, numbers: list[float], found: list[Tensor | None]) -> Tensor:
         """Scale times strength, 0 at rows of others."""
-        adapters = self._stack.adapters
-        device = self._which_B.device
-        numbers = [0.0] * self._count
-        for adapter, part in zip(adapters, self._parts, strict=True):
+        device = self._own_BG.device
+        scales = [0.0] * self._count
+        for adapter, number, part in zip(self._adapters, numbers, self._parts, strict=True):
             for row in part.places:
-                numbers[row] = adapter.stack_scale() * adapter.state.strength
-        weight_BX1 = torch.tensor(numbers, device=device)[:, None, None]
-        found = [adapter.state.strength_rows for adapter in adapters]
+                scales[row] = adapter.stack_scale() * number
+        weight_BX1 = torch.tensor(scales, device=device)[:, None, None]
         width = max((rows.shape[1] for rows in found if rows is not None), default=0)
         if not width:
             return weight_BX1
@@ -150,6 +153,17 @@ class StackedRows:
                 own = rows.to(strength_BX1.dtype).expand(len(part.places), width, 1)
                 strength_BX1 = strength_BX1.index_copy(0, part.index_M, own)
         return weight_BX1 * strength_BX1
+
+
+def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    """Equal numbers, no strengths in tensors, and the very same codes."""
+    numbers, found, codes = now
+    return (
+        numbers == before[0]
+        and all(rows is None for rows in (*found, *before[1]))
+        and len(codes) == len(before[2])
+        and all(a is b for a, b in zip(codes, before[2], strict=True))
+    )
 
 
 def _act_alone(layer: AdapterLayer, part: Part, count: int, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:

@@ -45,13 +45,13 @@ class RowProducts(ABC):
         stacked: Callable[[str, Form], Tensor],
         which_B: Tensor,
         adapters: int,
-        weight_BXZ: Tensor,
     ) -> None:
         """`which_B`: each row's adapter, 0 at rows of none, whose weight is 0."""
         self._stacked = stacked
         self._which_B = which_B
         self._adapters = adapters
-        self._weight_BXZ = weight_BXZ
+        self.weight_BXZ: Tensor | None = None
+        """Scale times strength times code; set before the first `add_up`."""
 
     @abstractmethod
     def down(self, x_BTI: Tensor, name: str) -> Tensor:
@@ -64,6 +64,10 @@ class RowProducts(ABC):
     @abstractmethod
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
         """y + up (weight * code * z), `name` an (O, R) parameter."""
+
+    def _weighed(self, z_BTZ: Tensor) -> Tensor:
+        assert self.weight_BXZ is not None
+        return z_BTZ * self.weight_BXZ.to(z_BTZ.dtype)
 
 
 class DenseProducts(RowProducts):
@@ -78,7 +82,7 @@ class DenseProducts(RowProducts):
         return torch.addmm(bias_N, z_BTZ.flatten(0, 1), gate_NN).view(z_BTZ.shape)
 
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
-        z_BTZ = z_BTZ * self._weight_BXZ.to(z_BTZ.dtype)
+        z_BTZ = self._weighed(z_BTZ)
         up_NO = self._stacked(name, "each").flatten(0, 1)
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + (z_BTZ @ up_NO).to(y_BTO.dtype)
@@ -97,7 +101,7 @@ class GatheredProducts(RowProducts):
         return torch.baddbmm(self._own(bias, "rows").unsqueeze(1), z_BTZ, self._own(name, "each"))
 
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
-        z_BTZ = z_BTZ * self._weight_BXZ.to(z_BTZ.dtype)
+        z_BTZ = self._weighed(z_BTZ)
         up_BRO = self._own(name, "each")
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + torch.bmm(z_BTZ, up_BRO).to(y_BTO.dtype)
@@ -121,7 +125,7 @@ class BlockProducts(RowProducts):
         return out_GMR.view(z_BTZ.shape)
 
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
-        z_BTZ = z_BTZ * self._weight_BXZ.to(z_BTZ.dtype)
+        z_BTZ = self._weighed(z_BTZ)
         up_GRO = self._stacked(name, "each")
         z_GMR = self._in_blocks(z_BTZ)
         if _sum_apart(y_BTO, z_BTZ):

@@ -43,6 +43,8 @@ class Split:
     def __init__(self, rows: tuple[str, ...], parts: Mapping[str, Part]) -> None:
         self.rows = rows
         self.parts = dict(parts)
+        self.kept: dict[Any, Any] = {}
+        """What forwards of this split keep for its decode steps."""
 
     @classmethod
     def of(cls, context: RoutingContext, device: torch.device) -> Split:

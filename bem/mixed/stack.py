@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bem.interfaces import Adapter
+from bem.interfaces import Adapter, AdapterLayer
 
 Form = Literal["side", "each", "rows", "diagonal"]
 """Of G parameters (R, I): side by side (G * R, I); each transposed (G, I, R); stacked as they are
@@ -32,6 +32,7 @@ class Stack:
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self.adapters = tuple(adapters)
+        self.layers = [layer for layer in adapters[0].layers if isinstance(layer, AdapterLayer)]
         self._sources = [
             (layer._parameters, name)
             for adapter in adapters
@@ -45,17 +46,28 @@ class Stack:
         """Whether the parameters are those that were stacked, unchanged."""
         return self._seen is not None and self._seen == self._stand()
 
-    def stacked(self, index: int, name: str, form: Form) -> Tensor:
-        """Parameter `name` of the layers at site `index`."""
-        sources = [a.layers[index]._parameters[name] for a in self.adapters]
-        parameters = [p for p in sources if p is not None]
-        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-            return _stack(parameters, form)
+    def is_live(self) -> bool:
+        """Whether a forward that begins now must have the stack in its graph."""
+        return torch.is_grad_enabled() and any(
+            parameter is not None and parameter.requires_grad
+            for parameter in (source[name] for source, name in self._sources)
+        )
+
+    def stacked(self, index: int, live: bool, name: str, form: Form) -> Tensor:
+        """Parameter `name` of the layers at site `index`; `live`: as a part of the graph."""
+        if live:
+            return _stack(self._parameters(index, name), form)
         key = (index, name, form)
-        if key not in self._kept:
+        kept = self._kept.get(key)
+        if kept is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._kept[key] = _stack(parameters, form).contiguous()
-        return self._kept[key]
+                kept = _stack(self._parameters(index, name), form).contiguous()
+            self._kept[key] = kept
+        return kept
+
+    def _parameters(self, index: int, name: str) -> list[Tensor]:
+        sources = [adapter.layers[index]._parameters[name] for adapter in self.adapters]
+        return [p for p in sources if p is not None]
 
     def _stand(self) -> list[tuple[int, int]] | None:
         """What tells whether a parameter has changed; None where torch does not count changes."""

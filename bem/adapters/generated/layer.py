@@ -252,7 +252,9 @@ class GeneratedAdapter(Adapter):
         config = self.config
         if config.code not in ("sequence", "token") or config.trust_radius is not None:
             return None
-        return StackShape(kind=self.kind, variant=config.code, rank=config.rank, sites=self.sites)
+        return StackShape(
+            kind=self.kind, variant=config.code, rank=config.rank, sites=self.site_names()
+        )
 
     def stack_scale(self) -> float:
         scale = self.config.alpha / self.config.rank

@@ -87,7 +87,9 @@ class LoraAdapter(Adapter):
         )
 
     def stack_shape(self) -> StackShape:
-        return StackShape(kind=self.kind, variant="", rank=self.config.rank, sites=self.sites)
+        return StackShape(
+            kind=self.kind, variant="", rank=self.config.rank, sites=self.site_names()
+        )
 
     def stack_scale(self) -> float:
         return self.config.alpha / self.config.rank
