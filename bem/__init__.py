@@ -3,10 +3,13 @@
 from bem.base import BaseModel, load_base
 from bem.context import RoutingContext
 from bem.injection import AdapterHost
+from bem.model import BEMConfig, BEMModel
 from bem.registry import adapter_class, adapter_kinds, make_config
 
 __all__ = [
     "AdapterHost",
+    "BEMConfig",
+    "BEMModel",
     "BaseModel",
     "RoutingContext",
     "adapter_class",

@@ -5,6 +5,7 @@ BemError(Exception)
 |   +-- BaseModelError                           a base model that cannot be loaded or used
 |   +-- CheckpointError                          an adapter folder that does not verify
 |   +-- RoutingError                             a forward whose routing context does not fit
+|   +-- NoCodeError                              an adapter that was asked for codes has none
 +-- NonFiniteLossError(BemError, ArithmeticError)    a training step gave NaN or inf
 +-- AgreementError(BemError, AssertionError)     two ways to the same figure disagree
 """
@@ -30,6 +31,10 @@ class CheckpointError(InvalidInputError):
 
 class RoutingError(InvalidInputError):
     """A forward whose routing context does not fit its input or its adapters."""
+
+
+class NoCodeError(InvalidInputError):
+    """An adapter that was asked for its codes computes or records none."""
 
 
 class NonFiniteLossError(BemError, ArithmeticError):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bem.context import RoutingContext
 from bem.data import Batch
-from bem.errors import InvalidInputError
+from bem.errors import NoCodeError
 from bem.injection import AdapterHost
 from bem.interfaces import Adapter
 
@@ -54,7 +54,7 @@ def routing_trace(
         host.hidden_states(batch.input_ids_BT, batch.attention_mask_BT, routing=context)
     found = token_codes | context.site_codes.get(name, {})
     if len(found) < len(adapter.sites):
-        raise InvalidInputError(f"Adapter '{name}' computes no code: it is static.")
+        raise NoCodeError(f"Adapter '{name}' computes no code: it is static.")
     mask_BT = batch.attention_mask_BT.bool()
     return tuple(
         _record(adapter, index, found[index].float(), mask_BT, batch.clusters)
