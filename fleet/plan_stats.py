@@ -2,7 +2,8 @@
 
 A pilot is an earlier run (its scores, and what training and evaluating cost there) or a Parquet
 file of scores. Where none is named the newest run that knows the mission serves; where there is
-none, the stated planning values of `stats.planning.gates` do, and that is said. One source for
+none, the stated planning values of `stats.planning.gates` do for items that stand alone, and that
+is said. One source for
 `plan-stats` and for the plan that `--dry-run` shows. Knows ledgers and plans, no statistics of
 its own.
 """
@@ -90,7 +91,12 @@ def plan_mission(
         required_only: leaves out the gates that are only reported.
     """
     cost, words = _cost(run_cost, pilot)
-    budget = Budget(seeds=len(spec.seeds), examples=spec.examples.test, run_cost=cost)
+    budget = Budget(
+        seeds=len(spec.seeds),
+        examples=spec.examples.test,
+        run_cost=cost,
+        clusters=spec.clusters,
+    )
     alpha = 0.025
     if spec.looks is not None:
         alpha = spec.looks.nominal(len(spec.seeds), alpha)

@@ -37,12 +37,14 @@ def print_plans(plans: Sequence[MissionStats], *, profile: str, power: float) ->
 def dry_run_line(plan: MissionStats) -> str | None:
     """The primary gate in a line for the launch plan; None where nothing can be said."""
     gate = plan.primary
-    if gate.mde is None and gate.decides != "no":
+    if gate.decides == "no test":
         return None
     others = [name for name in plan.undecided if name != gate.gate]
     more = f"; nor can it decide {', '.join(others)}" if others and gate.decides == "no" else ""
     if others and gate.decides == "yes":
         more = f"; it cannot decide {', '.join(others)}"
+    if gate.decides == "unknown" and gate.mde is None:
+        return f"{plan.mission} {gate.gate}: {gate.text}"
     if gate.decides == "unknown":
         return f"{plan.mission} {gate.gate}: {gate.text} ({gate.source})"
     answer = "can" if gate.decides == "yes" else "cannot"

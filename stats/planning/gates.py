@@ -2,8 +2,8 @@
 
 The variance components come from a pilot: any scores of the same gate, evaluated as the gate
 itself is, whatever its kind. Without a pilot, gates on differences of scores in [0, 1] are
-planned with the stated `PLANNING_VALUES`; the others cannot be planned, and that is said. Knows
-neither missions nor where a pilot is kept.
+planned with the stated `PLANNING_VALUES` where items stand alone; the others cannot be planned,
+and that is said. Knows neither missions nor where a pilot is kept.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class Budget:
     """Test items of the mission; a gate may use all, some, or clusters of them."""
     run_cost: float = RUN_COST_IN_EXAMPLES
     """Training one run costs as much as evaluating this many test items."""
+    clusters: str = ""
+    """What test items come by, as declared; empty or `independent`: each stands alone."""
+
+    @property
+    def clustered(self) -> bool:
+        return self.clusters not in ("", "independent")
 
     @property
     def testable(self) -> bool:
@@ -244,6 +250,14 @@ def _alternative(gate: GateResult) -> tuple[float, str]:
 
 
 def _without_pilot(config: GateBase, budget: Budget, power: float, alpha: float) -> GatePlan:
+    if config.kind == "exact" or getattr(config, "decide_on", "") == "point":
+        return _unplanned(config, budget, power, "", "no test", "decided without a test")
+    if budget.clustered and not budget.testable:
+        return _unplanned(config, budget, power, "no pilot", "no", _one_seed(budget))
+    if budget.clustered:
+        # How many clusters there are and how much of the variance they share is not known.
+        why = f"unknown: items come by {budget.clusters}, a pilot is needed"
+        return _unplanned(config, budget, power, "no pilot", "unknown", why)
     rule: PassRule | None = None
     alternative, words = 0.0, ""
     if config.kind == "superiority":
@@ -256,9 +270,7 @@ def _without_pilot(config: GateBase, budget: Budget, power: float, alpha: float)
     elif config.kind == "non_inferiority" and getattr(config, "scale", "") == "absolute":
         rule = PassRule(lower=-float(getattr(config, "margin", 0.0)))
         words = "no true difference"
-    if config.kind == "exact" or getattr(config, "decide_on", "") == "point":
-        return _unplanned(config, budget, power, "", "no test", "decided without a test")
-    if not budget.testable and rule is None:
+    if rule is None and not budget.testable:
         return _unplanned(config, budget, power, "no pilot", "no", _one_seed(budget))
     if rule is None:
         why = "no pilot: nothing is known of this gate's variance or size"

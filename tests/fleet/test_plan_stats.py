@@ -115,6 +115,18 @@ def test_without_a_pilot_it_is_said(tmp_path: Path) -> None:
     assert "cannot decide better" in str(dry_run_line(stated))
 
 
+def test_declared_clusters_without_a_pilot_are_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = plan_mission(planned(clusters="document"), None)
+    said = "unknown: items come by document, a pilot is needed"
+    assert dry_run_line(plan) == f"F1 better: {said}"
+    print_plans([plan], profile="laptop", power=0.8)
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"better, ablated: {said}" in text
+    assert "stated planning values" not in text
+
+
 def test_one_seed_is_told_in_the_table_and_in_the_dry_run(
     judged: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,21 @@ def test_one_seed_cannot_be_tested(min_point, with_pilot):
     assert plan.cheapest_seeds == two.cheapest_seeds
 
 
+def test_declared_clusters_need_a_pilot():
+    text = "unknown: items come by document, a pilot is needed"
+    for config in (gate(), gate(min_point=0.0)):
+        plan = plan_gate(config, Budget(seeds=5, examples=2000, clusters="document"), None)
+        assert (plan.decides, plan.text) == ("unknown", text)
+        assert (plan.mde, plan.units, plan.test_power, plan.components) == (None,) * 4
+        alone = plan_gate(config, Budget(seeds=5, examples=2000, clusters="independent"), None)
+        assert alone.units == 2000
+        one = plan_gate(config, Budget(seeds=1, examples=2000, clusters="document"), None)
+        assert "one seed cannot be tested" in one.text
+    pilot = pilot_of(gate(), table(), source="p", examples=3000)
+    plan = plan_gate(gate(), Budget(seeds=5, examples=6000, clusters="document"), pilot)
+    assert plan.units == 600
+
+
 def test_one_seed_of_a_gate_that_needs_no_test():
     exact = parse_gate({"id": "x", "kind": "exact", "treatment": "t", "versus": "c"})
     assert plan_gate(exact, Budget(seeds=1, examples=1000), None).decides == "no test"
