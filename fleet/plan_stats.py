@@ -1,7 +1,7 @@
 """What the present budget can decide: the gates of each mission planned from a pilot.
 
-A pilot is an earlier run (its scores, and what training and evaluating cost there) or a Parquet
-file of scores. Where none is named the newest run that knows the mission serves; where there is
+A pilot is an earlier run (its scores, and what training and evaluating cost there) or a long table
+of scores. Where none is named the newest run that knows the mission serves; where there is
 none, the stated planning values of `stats.planning.gates` do for items that stand alone, and that
 is said. One source for
 `plan-stats` and for the plan that `--dry-run` shows. Knows ledgers and plans, no statistics of
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleet.errors import FleetError, NotFoundError
+from fleet.errors import ConfigError, FleetError, NotFoundError
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths, find_run, list_runs
 from fleet.states import RunState
@@ -28,6 +28,7 @@ from stats.plain import from_plain, to_plain
 from stats.planning.gates import Budget, GatePlan, pilot_of, plan_gate
 from stats.power import RUN_COST_IN_EXAMPLES
 from stats.scores import ScoreTable
+from stats.sources import SourceOptions, formats, read_source
 
 NEWEST_RUNS = 20
 ASSUMED_COST = "assumed"
@@ -133,12 +134,15 @@ def find_pilot(
     """The pilot of a mission.
 
     Args:
-        where: a run (its folder or id), a Parquet file, or None for the newest run that has
-            scores of at least two seeds; runs that give no verdict (smoke) are passed over then.
-        examples: test items that a Parquet file's scores come from; those of the plan by default.
+        where: a run (its folder or id), a long table as `judge` reads it, or None for the newest
+            run that has scores of at least two seeds; runs that give no verdict (smoke) are
+            passed over then.
+        examples: test items that a table's scores come from; those of the plan by default.
 
     Raises:
         NotFoundError: `where` is neither a file nor a run, or the run does not know the mission.
+        ConfigError: a file that is no long table, or whose items do not come as declared.
+        SourceError: a long table that cannot be read.
     """
     if where is None:
         for paths in list_runs(runs_dir)[:NEWEST_RUNS]:
@@ -150,24 +154,48 @@ def find_pilot(
                 return found
         return None
     path = Path(where)
-    if path.suffix == ".parquet":
-        if not path.is_file():
-            raise NotFoundError(f"--pilot {where!r}: no such file.")
-        return PilotScores(
-            source=f"pilot {path.name}",
-            scores=ScoreTable.from_parquet(path),
-            examples=examples or spec.examples.test,
-            costs={},
-            run_cost=None,
-        )
-    named = (path / "ledger.sqlite").is_file()
-    paths = RunPaths(root=path) if named else find_run(runs_dir, where)
+    is_id = where in {run.run_id for run in list_runs(runs_dir)}
+    if not is_id and path.is_file():
+        return _of_table(spec, path, where, examples)
+    if not is_id and path.is_dir() and not RunPaths(root=path).ledger.is_file():
+        raise NotFoundError(f"--pilot {where!r}: a folder without a run (ledger.sqlite).")
+    if not is_id and not path.is_dir() and (path.suffix or "/" in where):
+        raise NotFoundError(f"--pilot {where!r}: no such file or folder.")
+    paths = RunPaths(root=path) if not is_id and path.is_dir() else find_run(runs_dir, where)
     pilot = _of_run(spec, paths, withheld_too=True)
     if pilot is None:
         raise NotFoundError(
             f"--pilot {where!r}: run {paths.run_id} has no two complete seeds of mission {spec.id}."
         )
     return pilot
+
+
+def _of_table(spec: MissionSpec, path: Path, where: str, examples: int | None) -> PilotScores:
+    """Scores of a file, by the reader that `judge` has."""
+    if not formats()["table"].matches(path):
+        raise ConfigError(
+            f"--pilot {where!r}: expected a run (folder or id) or a long table of scores (.csv, "
+            ".parquet, .jsonl)."
+        )
+    metrics = tuple({gate.metric for gate in spec.gates if gate.kind != "exact"})
+    options = SourceOptions(metrics=metrics if len(metrics) == 1 else None)
+    scores = read_source(path, options, form="table").scores
+    primary = next(gate for gate in spec.gates if gate.primary)
+    items = scores.select(metric=(primary.metric,)).frame[["example_id", "cluster_id"]]
+    alone = len(items) > 0 and items.drop_duplicates()["cluster_id"].is_unique
+    if alone and spec.clusters not in ("", "independent"):
+        raise ConfigError(
+            f"--pilot {where!r}: mission {spec.id} says that items come by {spec.clusters}, but "
+            f"every item of metric {primary.metric!r} stands alone there; name them in a column "
+            "cluster_id."
+        )
+    return PilotScores(
+        source=f"pilot {path.name}",
+        scores=scores,
+        examples=examples or spec.examples.test,
+        costs={},
+        run_cost=None,
+    )
 
 
 def _of_run(spec: MissionSpec, paths: RunPaths, *, withheld_too: bool) -> PilotScores | None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from stats.canonical import COLUMNS, TEXT_COLUMNS, FloatArray, IntArray, canonical, ranked
-from stats.errors import MagnitudeError, MissingCellsError, ScoreError
+from stats.errors import MagnitudeError, MissingCellsError, ScoreError, StatsError
 from stats.twoway import LARGEST
 
 __all__ = [
@@ -107,6 +107,11 @@ class ScoreTable:
             return cls(pd.read_parquet(path))
         except ScoreError as error:
             raise type(error)(f"{path}: {error}") from None
+        except StatsError:
+            raise
+        except ValueError as error:  # what pyarrow raises is one
+            text = " ".join(str(error).split())
+            raise ScoreError(f"{path}: cannot be read as Parquet: {text}") from None
 
     def to_parquet(self, path: str | Path) -> None:
         """Writes the sorted table (zstd)."""

@@ -21,8 +21,8 @@ def plan_stats(
         str,
         typer.Option(
             "--pilot",
-            help="A run (folder or id) or a Parquet file of scores; by default the newest run "
-            "that has scores of the mission.",
+            help="A run (folder or id) or a long table of scores (.csv, .parquet, .jsonl), as "
+            "judge reads it; by default the newest run that has scores of the mission.",
         ),
     ] = "",
     pilot_examples: Annotated[
@@ -30,7 +30,7 @@ def plan_stats(
         typer.Option(
             "--pilot-examples",
             min=0,
-            help="Test items behind a Parquet pilot; 0 takes the number that is planned.",
+            help="Test items behind a pilot that is a table; 0 takes the number that is planned.",
         ),
     ] = 0,
     run_cost: Annotated[

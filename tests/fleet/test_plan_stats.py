@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import pytest
 import torch
 from fake_catalog import document, fake_spec
 
-from fleet.errors import FleetError, NotFoundError
+from fleet.cli import run
+from fleet.errors import ConfigError, FleetError, NotFoundError
 from fleet.ledger.writer import Ledger
 from fleet.monitor.power_table import dry_run_line, print_plans
 from fleet.plan import plan_campaign
 from fleet.plan_stats import find_pilot, plan_all, plan_mission
 from fleet.settings import RunPaths
-from fleet.stats_actor import StatsService
+from fleet.stats_actor import StatsService, read_scores
 from fleet.worker import Worker, WorkerJob
 from missions.spec import parse_spec
+from stats.errors import ScoreError
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +77,6 @@ def test_looks_cost_power(judged: tuple[Path, dict]) -> None:
 
 
 def test_a_parquet_file_is_a_pilot_too(judged: tuple[Path, dict], tmp_path: Path) -> None:
-    from fleet.stats_actor import read_scores
-
     runs, _ = judged
     paths = RunPaths(root=runs / "pilot")
     with_files = [path.name for path in paths.scores.glob("*.parquet")]
@@ -88,6 +89,67 @@ def test_a_parquet_file_is_a_pilot_too(judged: tuple[Path, dict], tmp_path: Path
     assert "assumed" in of_file.run_cost_is
     halved = plan_all([planned()], tmp_path, pilot=str(path), pilot_examples=400)["F1"]
     assert halved.primary.units == 100
+
+
+def test_a_csv_file_is_a_pilot_as_judge_reads_it(judged: tuple[Path, dict], tmp_path: Path) -> None:
+    runs, _ = judged
+    paths = RunPaths(root=runs / "pilot")
+    table = read_scores(paths, [path.name for path in paths.scores.glob("*.parquet")])
+    table.frame.to_csv(tmp_path / "ok.csv", index=False)
+    of_run = plan_all([planned()], runs)["F1"].primary
+    of_file = plan_all([planned()], tmp_path, pilot=str(tmp_path / "ok.csv"))["F1"].primary
+    assert of_file.components == of_run.components
+    assert of_file.source == "pilot ok.csv"
+    clustered = planned(clusters="document")
+    with pytest.raises(ConfigError, match="items come by document, but every item"):
+        find_pilot(clustered, str(tmp_path / "ok.csv"), tmp_path)
+    table.frame.assign(cluster_id=table.frame["example_id"].str[-1]).to_csv(
+        tmp_path / "by_ten.csv", index=False
+    )
+    found = find_pilot(clustered, str(tmp_path / "by_ten.csv"), tmp_path)
+    assert plan_mission(clustered, found).primary.units == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "line"),
+    [
+        ("g.parquet", b"no", 3, "g.parquet: cannot be read as parquet"),
+        ("g.csv", b"", 3, "g.csv: cannot be read as csv"),
+        ("g.csv", b"a,b\n1,2\n", 3, "g.csv: No column 'arm'"),
+        ("g.txt", b"1", 3, "expected a run (folder or id) or a long table"),
+        ("gone.csv", None, 6, "gone.csv': no such file or folder"),
+        ("gone", None, 6, "gone': no such file or folder"),
+        ("", None, 6, "folder without a run"),
+    ],
+)
+def test_a_broken_pilot_is_one_clear_line(
+    name: str,
+    content: bytes | None,
+    code: int,
+    line: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    order = ["plan-stats", "--missions", "A", "--runs-dir", str(tmp_path), "--pilot", str(path)]
+    assert run(order) == code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert line in told.err.splitlines()[0]
+    assert "Run id" not in told.err
+
+
+def test_a_damaged_run_is_passed_over_or_named(judged: tuple[Path, dict], tmp_path: Path) -> None:
+    runs, _ = judged
+    shutil.copytree(runs / "pilot", tmp_path / "pilot")
+    for path in (tmp_path / "pilot" / "scores").glob("*.parquet"):
+        path.write_bytes(b"no")
+    assert find_pilot(planned(), None, tmp_path) is None
+    with pytest.raises(ScoreError, match="cannot be read as Parquet"):
+        find_pilot(planned(), "pilot", tmp_path)
 
 
 def test_a_pilot_is_named_by_id_or_folder(judged: tuple[Path, dict]) -> None:
