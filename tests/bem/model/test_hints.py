@@ -106,7 +106,7 @@ def test_what_training_refuses(llama_folder: Path) -> None:
         with pytest.raises(InvalidInputError, match="Known: all, controller, labels"):
             model.fit(examples(["a"]), generator=draw, steps=1, part="hints")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="give a tuple"):
-        LabelledExample(prompt="a", target="b", hints="left")  # type: ignore[arg-type]
+        LabelledExample(prompt="a", target="b", hints="left")
 
 
 def test_side_signals_are_sums_of_embeddings() -> None:
