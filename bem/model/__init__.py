@@ -4,7 +4,7 @@ from bem.model.analysis import LayerRouting, RoutingAnalysis
 from bem.model.config import BEMConfig
 from bem.model.hints import HintTable
 from bem.model.model import BEMModel
-from bem.model.training import LabelledExample
+from bem.model.training import LabelledExample, encode_labelled
 
 __all__ = [
     "BEMConfig",
@@ -13,4 +13,5 @@ __all__ = [
     "LabelledExample",
     "LayerRouting",
     "RoutingAnalysis",
+    "encode_labelled",
 ]

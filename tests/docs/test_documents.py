@@ -87,3 +87,13 @@ def test_the_example_trains_both_adapters_at_equal_size() -> None:
     scores = module.main(steps=2)
     assert set(scores) == {"lora", "bem"}
     assert all(0.0 <= score <= 1.0 for score in scores.values())
+
+
+def test_the_example_with_hints_trains_saves_and_reloads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = example("adapt_with_hints")
+    found = module.main(steps=2)
+    assert set(found) == {"keep", "turn", "lost_one_hint", "lost_both_hints"}
+    assert all(value >= 0.0 for value in found.values())
+    assert "Unknown hint 'sort'. Known: keep, turn." in capsys.readouterr().out
