@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapter_cells import PAD, add, batch_of, cached, close, generator, logits, rows
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
@@ -21,11 +22,10 @@ from bem import (
     adapter_class,
     adapter_kinds,
     load_base,
-    make_config,
 )
 from bem.base import linear_shape
 from bem.checkpoint import load_adapter, save_adapter
-from bem.data import Batch, Encoded, pad
+from bem.data import pad
 from bem.evaluate import target_loss
 from bem.interfaces import Adapter, AdapterConfig
 from bem.nf4 import quantise_base
@@ -38,7 +38,6 @@ ADAPTERS = pytest.mark.parametrize(
     "config", CONFIGS, ids=[f"{c.kind}-{i}" for i, c in enumerate(CONFIGS)]
 )
 OTHER_FAMILIES = ["qwen2", "mistral", "gpt2"]
-PAD = 0
 
 
 @pytest.fixture(scope="module")
@@ -57,58 +56,6 @@ def host(bases: dict[str, BaseModel]) -> Iterator[AdapterHost]:
     made = AdapterHost(bases["llama"])
     yield made
     made.detach()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def add(host: AdapterHost, config: AdapterConfig, *, stir: bool = True) -> Adapter:
-    """The adapter, with the experts it may ask for; `stir` moves every weight off its start."""
-    draw = generator(1)
-    for name in ("expert_0", "expert_1"):
-        expert = host.add(name, make_config("lora", rank=2), generator=draw)
-        stir_up(expert, draw)
-    host.freeze()
-    adapter = host.add("tested", config, generator=draw)
-    if stir:
-        stir_up(adapter, draw)
-    host.use("tested")
-    return adapter
-
-
-def stir_up(adapter: Adapter, draw: torch.Generator) -> None:
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
-
-
-def rows(count: int = 4, seed: int = 0) -> list[Encoded]:
-    draw = generator(seed)
-
-    def tokens(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, 250, (length,), generator=draw).tolist())
-
-    return [
-        Encoded(prompt_ids=tokens(4 + i), target_ids=tokens(3 + i % 2), id=str(i), cluster="c")
-        for i in range(count)
-    ]
-
-
-def batch_of(count: int = 4) -> Batch:
-    return pad(rows(count), pad_id=PAD)
-
-
-@torch.no_grad()
-def logits(host: AdapterHost, batch: Batch, **routing: object) -> Tensor:
-    out = host(batch.input_ids_BT, batch.attention_mask_BT, routing=batch.routing(**routing))
-    made: Tensor = out.logits
-    return made
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
-    scale = float(b.abs().max())
-    assert float((a - b).abs().max()) <= tolerance * scale
 
 
 @ADAPTERS
@@ -133,23 +80,6 @@ def test_every_family(bases: dict[str, BaseModel], config: AdapterConfig, family
     host.detach()
     restored = bases[family].model(batch.input_ids_BT, attention_mask=batch.attention_mask_BT)
     assert torch.equal(restored.logits, before)
-
-
-@torch.no_grad()
-def cached(host: AdapterHost, batch: Batch) -> Tensor:
-    """Logits of all real positions: prefill of the prompt, then token by token."""
-    parts = []
-    for row in range(len(batch.ids)):
-        length = int(batch.attention_mask_BT[row].sum())
-        prompt = int(batch.prefix_mask_BT[row].sum())
-        ids_1T = batch.input_ids_BT[row : row + 1, :length]
-        cache = DynamicCache(config=host.model.config)
-        context = RoutingContext(prefix_mask_BT=torch.ones(1, prompt, dtype=torch.bool))
-        parts.append(host(ids_1T[:, :prompt], routing=context, past_key_values=cache).logits[0])
-        for t in range(prompt, length):
-            step = host(ids_1T[:, t : t + 1], routing=context, past_key_values=cache)
-            parts.append(step.logits[0])
-    return torch.cat(parts)
 
 
 @ADAPTERS
