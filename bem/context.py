@@ -94,6 +94,15 @@ class RoutingContext:
 
     def take(self, index: Tensor) -> RoutingContext:
         """The context of rows `index` (a beam reorder, a sub-batch, or a repetition)."""
+        taken = self.part(index)
+        if self.rows is not None:
+            picked = torch.arange(len(self.rows), device=index.device)[index].tolist()
+            taken.rows = tuple(self.rows[i] for i in picked)
+            taken.split = None if self.split is None else self.split.take(picked, taken)
+        return taken
+
+    def part(self, index: Tensor) -> RoutingContext:
+        """The same without `rows`: as if rows `index` were all there is."""
 
         def rows(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[index]
@@ -101,7 +110,7 @@ class RoutingContext:
         def strength(value: Strength) -> Strength:
             return value[index] if isinstance(value, Tensor) and value.dim() else value
 
-        taken = RoutingContext(
+        return RoutingContext(
             prefix_mask_BT=rows(self.prefix_mask_BT),
             side_BF=rows(self.side_BF),
             sides={name: side_BF[index] for name, side_BF in self.sides.items()},
@@ -115,11 +124,6 @@ class RoutingContext:
             cache={name: code[index] for name, code in self.cache.items()},
             streams={name: stream.take(index) for name, stream in self.streams.items()},
         )
-        if self.rows is not None:
-            picked = torch.arange(len(self.rows), device=index.device)[index].tolist()
-            taken.rows = tuple(self.rows[i] for i in picked)
-            taken.split = None if self.split is None else self.split.take(picked, taken)
-        return taken
 
     def reorder(self, index: Tensor) -> None:
         """Rows `index` from now on, in place: what a beam search does to its KV cache."""

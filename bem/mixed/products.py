@@ -67,7 +67,10 @@ class RowProducts(ABC):
 
     def _weighed(self, z_BTZ: Tensor) -> Tensor:
         assert self.weight_BXZ is not None
-        return z_BTZ * self.weight_BXZ.to(z_BTZ.dtype)
+        weight_BXZ = self.weight_BXZ
+        if weight_BXZ.dtype != z_BTZ.dtype:
+            weight_BXZ = weight_BXZ.to(z_BTZ.dtype)
+        return z_BTZ * weight_BXZ
 
 
 class DenseProducts(RowProducts):
@@ -86,6 +89,9 @@ class DenseProducts(RowProducts):
         up_NO = self._stacked(name, "each").flatten(0, 1)
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + (z_BTZ @ up_NO).to(y_BTO.dtype)
+        if _may_write(y_BTO, z_BTZ):
+            y_BTO.view(-1, y_BTO.shape[-1]).addmm_(z_BTZ.flatten(0, 1), up_NO)
+            return y_BTO
         flat = torch.addmm(y_BTO.flatten(0, 1), z_BTZ.flatten(0, 1), up_NO)
         return flat.view(y_BTO.shape)
 
@@ -105,6 +111,8 @@ class GatheredProducts(RowProducts):
         up_BRO = self._own(name, "each")
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + torch.bmm(z_BTZ, up_BRO).to(y_BTO.dtype)
+        if _may_write(y_BTO, z_BTZ):
+            return y_BTO.baddbmm_(z_BTZ, up_BRO)
         return torch.baddbmm(y_BTO, z_BTZ, up_BRO)
 
     def _own(self, name: str, form: Form) -> Tensor:
@@ -130,6 +138,9 @@ class BlockProducts(RowProducts):
         z_GMR = self._in_blocks(z_BTZ)
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + torch.bmm(z_GMR, up_GRO).view(y_BTO.shape).to(y_BTO.dtype)
+        if _may_write(y_BTO, z_BTZ):
+            y_BTO.view(self._adapters, -1, y_BTO.shape[-1]).baddbmm_(z_GMR, up_GRO)
+            return y_BTO
         return torch.baddbmm(self._in_blocks(y_BTO), z_GMR, up_GRO).view(y_BTO.shape)
 
     def _in_blocks(self, x_BTI: Tensor) -> Tensor:
@@ -168,6 +179,15 @@ def _in_dtype(x_BTI: Tensor, factor: Tensor) -> Tensor:
     if x_BTI.dtype != factor.dtype and not torch.is_autocast_enabled(x_BTI.device.type):
         return x_BTI.to(factor.dtype)
     return x_BTI
+
+
+def _may_write(y_BTO: Tensor, z_BTZ: Tensor) -> bool:
+    """Whether the sum may go into y, a linear's fresh output: that saves a copy of it."""
+    return (
+        not torch.is_autocast_enabled(y_BTO.device.type)
+        and y_BTO.is_contiguous()
+        and not (torch.is_grad_enabled() and (y_BTO.requires_grad or z_BTZ.requires_grad))
+    )
 
 
 def _sum_apart(y_BTO: Tensor, z_BTZ: Tensor) -> bool:

@@ -56,8 +56,8 @@ class Split:
                 continue
             mine = [i for i, row in enumerate(context.rows) if row == name]
             index_M = torch.tensor(mine, device=device)
-            part = context.take(index_M)
-            part.rows, part.split, part.whole = None, None, context
+            part = context.part(index_M)
+            part.whole = context
             part.trace, part.site_codes = context.trace, context.site_codes
             part.signals = context.signals
             parts[name] = Part(places=tuple(mine), index_M=index_M, context=part)

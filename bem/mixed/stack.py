@@ -33,25 +33,25 @@ class Stack:
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self.adapters = tuple(adapters)
         self.layers = [layer for layer in adapters[0].layers if isinstance(layer, AdapterLayer)]
-        self._sources = [
-            (layer._parameters, name)
+        self._seen = [
+            (layer._parameters, name, parameter, _version(parameter))
             for adapter in adapters
             for layer in adapter.layers
-            for name in layer._parameters
+            for name, parameter in layer._parameters.items()
+            if parameter is not None
         ]
-        self._seen = self._stand()
         self._kept: dict[tuple[int, str, Form], Tensor] = {}
 
     def is_fresh(self) -> bool:
         """Whether the parameters are those that were stacked, unchanged."""
-        return self._seen is not None and self._seen == self._stand()
+        for where, name, parameter, version in self._seen:
+            if where[name] is not parameter or version is None or parameter._version != version:
+                return False
+        return True
 
     def is_live(self) -> bool:
         """Whether a forward that begins now must have the stack in its graph."""
-        return torch.is_grad_enabled() and any(
-            parameter is not None and parameter.requires_grad
-            for parameter in (source[name] for source, name in self._sources)
-        )
+        return torch.is_grad_enabled() and any(p.requires_grad for _, _, p, _ in self._seen)
 
     def stacked(self, index: int, live: bool, name: str, form: Form) -> Tensor:
         """Parameter `name` of the layers at site `index`; `live`: as a part of the graph."""
@@ -68,13 +68,6 @@ class Stack:
     def _parameters(self, index: int, name: str) -> list[Tensor]:
         sources = [adapter.layers[index]._parameters[name] for adapter in self.adapters]
         return [p for p in sources if p is not None]
-
-    def _stand(self) -> list[tuple[int, int]] | None:
-        """What tells whether a parameter has changed; None where torch does not count changes."""
-        parameters = [source[name] for source, name in self._sources]
-        if any(p is None or p.is_inference() for p in parameters):
-            return None
-        return [(id(p), p._version) for p in parameters if p is not None]
 
 
 class StackKeeper:
@@ -120,3 +113,8 @@ def _stack(parameters: Sequence[Tensor], form: Form) -> Tensor:
     if form == "diagonal":
         return torch.block_diag(*[p.t() for p in parameters])  # type: ignore[no-untyped-call]
     return torch.stack([p.t() for p in parameters])
+
+
+def _version(parameter: Tensor) -> int | None:
+    """What changes with each change in place; None where torch does not count them."""
+    return None if parameter.is_inference() else parameter._version
