@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,17 @@ from bem.testing import write_tiny_base
 torch.set_num_threads(1)
 
 
-def shake(model: BEMModel, name: str, by: float = 0.3) -> None:
-    """Move every weight of an adapter away from its start."""
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.host[name].parameters():
-            parameter.add_(by * torch.randn(parameter.shape, generator=draw))
+@pytest.fixture(scope="session")
+def shake() -> Callable[..., None]:
+    """Moves every weight of an adapter away from its start."""
+
+    def moved(model: BEMModel, name: str, by: float = 0.3) -> None:
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.host[name].parameters():
+                parameter.add_(by * torch.randn(parameter.shape, generator=draw))
+
+    return moved
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +33,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(llama_folder: Path) -> Iterator[BEMModel]:
+def model(llama_folder: Path, shake: Callable[..., None]) -> Iterator[BEMModel]:
     config = BEMConfig(
         base=llama_folder,
         adapters={"skill": {"kind": "generated", "rank": 2}, "plain": {"kind": "lora", "rank": 2}},
