@@ -202,17 +202,21 @@ class AdapterHost(nn.Module):
             for parameter in self._part(name, part):
                 parameter.requires_grad_(True)
 
-    def parameter_groups(self, lr: float, controller_lr_scale: float = 0.2) -> list[dict[str, Any]]:
-        """Optimizer groups of everything trainable: factors at `lr`, controllers lower."""
-        return parameter_groups(self, lr, controller_lr_scale)
+    def parameter_groups(
+        self, lr: float, controller_lr_scale: float = 0.2, *, names: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups of everything trainable (`names`: of these adapters): factors at `lr`,
+        controllers lower."""
+        return parameter_groups(self, lr, controller_lr_scale, names)
 
-    def auxiliary_loss(self) -> Tensor:
+    def auxiliary_loss(self, names: Sequence[str] | None = None) -> Tensor:
         """What the adapters of the last forward add to the task's loss (balance, entropy, ...).
 
         `fit` adds it by itself to the groups of `parameter_groups`; other loops add it before
         the backward. It is 0 where nothing asks for one, and counts the last forward only.
         """
-        terms = [self[name].auxiliary_loss() for name in self._in_force]
+        acting = self._in_force if names is None else [n for n in self._in_force if n in names]
+        terms = [self[name].auxiliary_loss() for name in acting]
         asked = [term for term in terms if term is not None]
         if not asked:
             return torch.zeros((), device=self.base.device)
@@ -231,11 +235,12 @@ class AdapterHost(nn.Module):
                 state.restore(snapshot)
                 state.auxiliary = auxiliary
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, names: Sequence[str] | None = None) -> None:
         """Tell the adapters that act that optimiser step `step` is done. `fit` does it by itself;
         other loops do it after the optimiser's step and before its gradients are cleared."""
         for name in self._in_force:
-            self[name].after_step(step)
+            if names is None or name in names:
+                self[name].after_step(step)
 
     def num_trainable(self, *names: str) -> int:
         """Trainable parameters of these adapters (none named: all)."""

@@ -73,22 +73,15 @@ def fit(
     Raises:
         NonFiniteLossError: a loss or a gradient norm is NaN or infinite.
     """
-    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-    if not parameters:
-        raise InvalidInputError("Nothing to train: no parameter in the groups takes a gradient.")
-    if steps < 1:
-        raise InvalidInputError(f"steps is {steps}; give at least 1.")
-    warmup = max(1, steps // 20) if warmup is None else warmup
-    auxiliary = [group["auxiliary_loss"] for group in groups if "auxiliary_loss" in group]
-    after_step = [group["after_step"] for group in groups if "after_step" in group]
-    optimizer = torch.optim.AdamW(
-        [{k: v for k, v in group.items() if k not in _CALLS} for group in groups],
-        betas=betas,
+    run = Run(
+        groups,
+        steps=steps,
+        warmup=warmup,
+        floor=floor,
         weight_decay=weight_decay,
-        fused=True,
+        betas=betas,
+        clip=clip,
     )
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    device = parameters[0].device.type
     losses: list[float] = []
     started = time.process_time()
     stopped = False
@@ -96,27 +89,15 @@ def fit(
         if should_stop is not None and should_stop():
             stopped = True
             break
-        factor = learning_rate_factor(step, steps=steps, warmup=warmup, floor=floor)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        with torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext():
-            loss = step_loss(step)
-            for extra in auxiliary:
-                loss = loss + extra()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteLossError(f"The loss of step {step} is {value}.")
+        run.begin(step)
+        with torch.autocast(run.device, torch.bfloat16) if bf16 else contextlib.nullcontext():
+            loss = run.with_auxiliary(step_loss(step))
+        value = finite(float(loss.detach()), f"The loss of step {step}")
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = _clip(parameters, clip)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(f"The gradient norm of step {step} is {norm}.")
-        optimizer.step()
-        for call in after_step:
-            call(step)
-        optimizer.zero_grad(set_to_none=True)
+        figures = run.end(step, value)
         losses.append(value)
         if log is not None and (step % log_every == 0 or step == steps - 1):
-            log(step, {"loss": value, "gradient_norm": norm, "lr": peaks[0] * factor})
+            log(step, figures)
     return TrainResult(
         steps=len(losses),
         stopped=stopped,
@@ -125,6 +106,74 @@ def fit(
     )
 
 
-def _clip(parameters: list[torch.nn.Parameter], clip: float | None) -> float:
-    bound = math.inf if clip is None else clip
-    return float(torch.nn.utils.clip_grad_norm_(parameters, bound))
+class Run:
+    """The optimiser of one run and what a step of it does around the backward.
+
+    `fit` drives one; packed training drives several side by side.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        steps: int,
+        warmup: int | None,
+        floor: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        clip: float | None,
+    ) -> None:
+        self.parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        if not self.parameters:
+            raise InvalidInputError(
+                "Nothing to train: no parameter in the groups takes a gradient."
+            )
+        if steps < 1:
+            raise InvalidInputError(f"steps is {steps}; give at least 1.")
+        self.device = self.parameters[0].device.type
+        self._steps = steps
+        self._warmup = max(1, steps // 20) if warmup is None else warmup
+        self._floor = floor
+        self._clip = clip
+        self._auxiliary = [g["auxiliary_loss"] for g in groups if "auxiliary_loss" in g]
+        self._after_step = [g["after_step"] for g in groups if "after_step" in g]
+        self._optimizer = torch.optim.AdamW(
+            [{k: v for k, v in group.items() if k not in _CALLS} for group in groups],
+            betas=betas,
+            weight_decay=weight_decay,
+            fused=True,
+        )
+        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._factor = 0.0
+
+    def begin(self, step: int) -> None:
+        """Set the learning rates of this step."""
+        self._factor = learning_rate_factor(
+            step, steps=self._steps, warmup=self._warmup, floor=self._floor
+        )
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._factor
+
+    def with_auxiliary(self, loss: Tensor) -> Tensor:
+        """The loss and what the adapters add to it."""
+        for extra in self._auxiliary:
+            loss = loss + extra()
+        return loss
+
+    def end(self, step: int, loss: float) -> dict[str, float]:
+        """After the backward: clip, step, clear. Returns what a log wants to know."""
+        bound = math.inf if self._clip is None else self._clip
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, bound))
+        finite(norm, f"The gradient norm of step {step}")
+        self._optimizer.step()
+        for call in self._after_step:
+            call(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss, "gradient_norm": norm, "lr": self._peaks[0] * self._factor}
+
+
+def finite(value: float, what: str) -> float:
+    """The value, or NonFiniteLossError."""
+    if not math.isfinite(value):
+        raise NonFiniteLossError(f"{what} is {value}.")
+    return value

@@ -94,7 +94,7 @@ class StackedRows:
         place = {name: g for g, name in enumerate(names)}
         device = self._parts[0].index_M.device
         which_B = torch.tensor([place.get(row, 0) for row in split.rows], device=device)
-        self._own_BG = torch.nn.functional.one_hot(which_B, len(names)).float()
+        self._own_BG = torch.nn.functional.one_hot(which_B, len(names)).to(stack.dtype)
         self._layout = choose_layout(
             adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
         )
@@ -143,11 +143,11 @@ class StackedRows:
         for adapter, number, part in zip(self._adapters, numbers, self._parts, strict=True):
             for row in part.places:
                 scales[row] = adapter.stack_scale() * number
-        weight_BX1 = torch.tensor(scales, device=device)[:, None, None]
+        weight_BX1 = torch.tensor(scales, device=device, dtype=self._stack.dtype)[:, None, None]
         width = max((rows.shape[1] for rows in found if rows is not None), default=0)
         if not width:
             return weight_BX1
-        strength_BX1 = torch.ones(self._count, width, 1, device=device)
+        strength_BX1 = torch.ones_like(weight_BX1).repeat(1, width, 1)
         for rows, part in zip(found, self._parts, strict=True):
             if rows is not None:
                 own = rows.to(strength_BX1.dtype).expand(len(part.places), width, 1)

@@ -33,6 +33,7 @@ class Stack:
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self.adapters = tuple(adapters)
         self.layers = [layer for layer in adapters[0].layers if isinstance(layer, AdapterLayer)]
+        self.dtype = next(self.layers[0].parameters()).dtype
         self._seen = [
             (layer._parameters, name, parameter, _version(parameter))
             for adapter in adapters
