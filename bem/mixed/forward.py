@@ -69,6 +69,7 @@ class MixedForward:
         for name in self._alone:
             adapter, part = self._adapters[name], self.split.parts[name]
             for site, layer in zip(adapter.sites, adapter.layers, strict=True):
+                assert isinstance(layer, AdapterLayer)
                 act = functools.partial(_act_alone, layer, part, len(self.split.rows))
                 acting.setdefault(site.name, []).append(act)
         return acting

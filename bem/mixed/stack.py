@@ -112,7 +112,8 @@ def _stack(parameters: Sequence[Tensor], form: Form) -> Tensor:
     if form == "rows":
         return torch.stack(list(parameters))
     if form == "diagonal":
-        return torch.block_diag(*[p.t() for p in parameters])  # type: ignore[no-untyped-call]
+        blocks: Tensor = torch.block_diag(*[p.t() for p in parameters])  # type: ignore[no-untyped-call]
+        return blocks
     return torch.stack([p.t() for p in parameters])
 
 

@@ -63,5 +63,5 @@ def packed_losses(
     labels_BT = batch.labels_BT[:, 1:]
     labels_N = labels_BT[labels_BT != IGNORED]
     nll_N = torch.nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
-    parts = nll_N.split(list(packed.target_tokens))
+    parts = torch.split(nll_N, list(packed.target_tokens))
     return {name: part.mean() for name, part in zip(packed.names, parts, strict=True)}
