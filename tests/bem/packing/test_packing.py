@@ -162,5 +162,20 @@ def test_stop(llama_folder: Path) -> None:
     assert [(r.steps, r.stopped) for r in results.values()] == [(2, True)] * 3
 
 
-def test_the_rule_is_a_bool() -> None:
-    assert isinstance(packing_pays(), bool)
+@pytest.mark.parametrize(
+    ("runs", "rows", "tokens", "hidden_size", "pays"),
+    [
+        (5, 1, 128, 192, True),
+        (5, 4, 128, 128, True),
+        (5, 4, 128, 192, False),
+        (5, 16, 128, 128, False),
+        (1, 1, 32, 128, False),
+    ],
+)
+def test_the_rule_follows_the_recorded_benchmark(
+    runs: int, rows: int, tokens: int, hidden_size: int, pays: bool
+) -> None:
+    shape = {"runs": runs, "rows": rows, "tokens": tokens, "hidden_size": hidden_size}
+    assert packing_pays(**shape, device="cpu") == pays
+    with pytest.raises(InvalidInputError, match="'cpu' only, not on 'cuda'"):
+        packing_pays(**shape, device="cuda")
