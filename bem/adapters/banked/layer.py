@@ -20,7 +20,7 @@ from bem.controller import SequenceController
 from bem.gating import balance_loss
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
 from bem.lowrank import add_up, down, uniform_down, zero_up
-from bem.routing.gates import gates, importance_loss, mean_entropy, utilisation_gap
+from bem.routing.gates import gates_and_softmax, importance_loss, mean_entropy, utilisation_gap
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 from bem.routing.uncertainty import ConfidenceHead
 
@@ -65,11 +65,9 @@ class BankedLayer(AdapterLayer):
         with torch.autocast(z_BTN.device.type, enabled=False):
             z_BTN = z_BTN.to(self.gate_KN.dtype)
             logits_BTK = nn.functional.linear(z_BTN, self.gate_KN, self.gate_bias_K)
-            g_BTK = gates(logits_BTK, self.config.top_k, self.config.gate)
+            g_BTK, p_BTK = gates_and_softmax(logits_BTK, self.config.top_k, self.config.gate)
             if state.auxiliary is not None:
-                state.auxiliary += terms(
-                    self.config, logits_BTK, g_BTK, state.token_mask_BT, self.share
-                )
+                state.auxiliary += terms(self.config, p_BTK, g_BTK, state.token_mask_BT, self.share)
         if state.code_map is not None:
             g_BTK = state.code_map(g_BTK)
         if state.trace is not None:
@@ -81,13 +79,12 @@ class BankedLayer(AdapterLayer):
 
 def terms(
     config: BankedConfig,
-    logits_BTK: Tensor,
+    p_BTK: Tensor,
     g_BTK: Tensor,
     token_mask_BT: Tensor | None,
     share: float,
 ) -> list[Tensor]:
     """The weighted auxiliary terms of one router."""
-    p_BTK = logits_BTK.softmax(-1)
     found = []
     if config.balance_weight:
         found.append(config.balance_weight * balance_loss(p_BTK, g_BTK > 0, token_mask_BT))
@@ -186,14 +183,12 @@ class BankedAdapter(Adapter):
         u_BH = self.controller.features(h_BTD, prefix_mask_BT, side_BF)
         logits_BN = self.controller.code(u_BH)
         logits_BSK = logits_BN.view(logits_BN.shape[0], -1, config.experts)
-        g_BSK = gates(logits_BSK, config.top_k, config.gate)
+        g_BSK, p_BSK = gates_and_softmax(logits_BSK, config.top_k, config.gate)
         if state.auxiliary is not None:
             routers = logits_BSK.shape[1]
             for site in range(routers):
                 one = slice(site, site + 1)
-                state.auxiliary += terms(
-                    config, logits_BSK[:, one], g_BSK[:, one], None, 1.0 / routers
-                )
+                state.auxiliary += terms(config, p_BSK[:, one], g_BSK[:, one], None, 1.0 / routers)
         if self.confidence is None:
             return g_BSK
         return self.confidence.fade(g_BSK, u_BH, static=self.static_code(), signals=state.signals)

@@ -7,11 +7,19 @@ import math
 import pytest
 import torch
 from scipy.stats import entropy
+from torch import Tensor
 
 from bem import make_config
 from bem.errors import InvalidInputError
 from bem.gating import balance_loss
-from bem.routing.gates import gates, importance_loss, mean_entropy, utilisation, utilisation_gap
+from bem.routing.gates import (
+    gates,
+    gates_and_softmax,
+    importance_loss,
+    mean_entropy,
+    utilisation,
+    utilisation_gap,
+)
 
 LOGITS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
@@ -98,3 +106,20 @@ def test_utilisation_of_an_even_bank_and_of_a_collapsed_one() -> None:
     collapsed = utilisation(torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(2, 4, 4))
     assert collapsed.effective == pytest.approx(1.0)
     assert collapsed.used == 0.25
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_written_out_gradient_is_right(k: int) -> None:
+    """Of gates and softmax together, against finite differences; twice is refused by torch."""
+    logits = LOGITS.double().requires_grad_()
+
+    def both(logits: Tensor) -> tuple[Tensor, Tensor]:
+        return gates_and_softmax(logits, k, "renormalised")
+
+    assert torch.autograd.gradcheck(both, logits)
+    torch.testing.assert_close(both(logits)[1], LOGITS.double().softmax(-1))
+    weight, other = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(1)).double()
+    g_BTK, p_BTK = gates_and_softmax(logits, k, "straight_through")
+    (made,) = torch.autograd.grad((g_BTK * weight + p_BTK * other).sum(), logits)
+    (soft,) = torch.autograd.grad((logits.softmax(-1) * (weight + other)).sum(), logits)
+    torch.testing.assert_close(made, soft)
