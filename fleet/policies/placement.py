@@ -1,13 +1,9 @@
-"""Decisions of the fleet as pure functions: state and observation in, decision out.
-
-Nothing here reads a clock, a file or Ray; the coordinator observes, asks and acts.
-"""
+"""Who gets which machine: placement, admission, preflight, helpers of long queues. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,110 +129,6 @@ def admit(
             ahead += 1
             chosen.append(job.name)
     return tuple(chosen)
-
-
-class Cause(StrEnum):
-    """Why a run did not end in DONE."""
-
-    ERROR = "error"
-    NONFINITE = "nonfinite"
-    WORKER_DIED = "worker_died"
-    PREEMPTED = "preempted"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetryDecision:
-    """Whether a pack goes back to the queue."""
-
-    again: bool
-    counts: bool
-    """Whether the attempt is charged to the retry budget."""
-    reason: str
-
-
-def retry(cause: Cause, tries: int, *, limit: int) -> RetryDecision:
-    """What to do after attempt number `tries` ended by `cause`.
-
-    An exception from the mission's own code is deterministic here (fixed seeds, one thread), so
-    trying again would only repeat it; a dead worker is tried again within the limit; preemption
-    never uses up the budget.
-    """
-    if cause is Cause.PREEMPTED:
-        return RetryDecision(again=True, counts=False, reason="preempted, not counted")
-    if cause is Cause.WORKER_DIED:
-        if tries < limit:
-            return RetryDecision(again=True, counts=True, reason=f"attempt {tries} of {limit} died")
-        return RetryDecision(again=False, counts=True, reason=f"the worker died {tries} times")
-    if cause is Cause.STOPPED:
-        return RetryDecision(again=False, counts=False, reason="stopped by the user")
-    return RetryDecision(again=False, counts=True, reason="would fail the same way again")
-
-
-class LeaseVerdict(StrEnum):
-    """What the silence of a lease's holder means."""
-
-    ALIVE = "alive"
-    STALE = "stale"
-    LOST = "lost"
-
-
-def judge_lease(silent_s: float, *, stale_after_s: float) -> LeaseVerdict:
-    """STALE after T without a heartbeat, LOST (to be replaced) after 2T."""
-    if silent_s < stale_after_s:
-        return LeaseVerdict.ALIVE
-    return LeaseVerdict.STALE if silent_s < 2 * stale_after_s else LeaseVerdict.LOST
-
-
-def complete_seeds(planned: Sequence[int], open_runs: Mapping[int, int]) -> int:
-    """How many of the first planned seeds have all their runs DONE.
-
-    Args:
-        open_runs: seed -> runs that are not DONE.
-    """
-    count = 0
-    while count < len(planned) and open_runs.get(planned[count], 0) == 0:
-        count += 1
-    return count
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """A mission between two seeds, as the rules of its own file see it."""
-
-    complete: int
-    """The first seeds of the plan that are complete."""
-    looked: int
-    """Seeds of the newest INTERIM view that was asked for."""
-    planned: int
-    has_rules: bool
-    """Whether the mission file asks for looks or a futility stop."""
-    ended: bool = False
-    """Whether it has been ended early."""
-
-
-def next_view(standing: Standing) -> int | None:
-    """Complete seeds for which an INTERIM view is due, or None.
-
-    Where the mission file has rules, every number of seeds is looked at in turn, so that what is
-    decided depends on the scores and not on which view happened to be asked for. Elsewhere the
-    newest is enough. At the planned number there is nothing interim left.
-    """
-    last = min(standing.complete, standing.planned - 1)
-    if standing.ended or last <= standing.looked:
-        return None
-    return standing.looked + 1 if standing.has_rules else last
-
-
-def early_end(
-    rule_says_stop: bool, *, done: int, planned: int, withheld: bool, failed: int
-) -> bool:
-    """Whether a mission ends now, before its planned seeds, because its own file says so.
-
-    Never where there is no verdict to come to (a smoke run), and not where a run has failed: that
-    mission is INVALID, and its remaining seeds are what a later repair needs.
-    """
-    return rule_says_stop and done < planned and not withheld and not failed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
