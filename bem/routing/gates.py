@@ -12,6 +12,7 @@ Legend: X any leading shape, K experts, k chosen ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,8 +35,8 @@ def gates_and_softmax(logits_XK: Tensor, k: int, gate: Gate) -> tuple[Tensor, Te
     """The gates, and the softmax of all logits, which the terms of a bank read."""
     if gate == "renormalised" and k == 1:
         raise InvalidInputError("Renormalised top-1 gates are constant: no router gradient.")
-    found: tuple[Tensor, Tensor] = _Gates.apply(logits_XK, k, gate == "renormalised")
-    return found
+    apply: Callable[..., tuple[Tensor, Tensor]] = _Gates.apply  # untyped in torch
+    return apply(logits_XK, k, gate == "renormalised")
 
 
 class _Gates(torch.autograd.Function):
@@ -58,7 +59,7 @@ class _Gates(torch.autograd.Function):
         else:
             g_KM = torch.zeros_like(p_KM).scatter_(0, chosen_kM, 1.0 / k)
         ctx.save_for_backward(p_KM, g_KM if renormalised else None)
-        return g_KM.t().contiguous().view(shape), p_KM.t().unflatten(0, shape[:-1])
+        return g_KM.t().contiguous().view(shape), p_KM.t().reshape(shape)
 
     @staticmethod
     @once_differentiable
