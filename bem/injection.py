@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from bem.base import BaseModel
-from bem.basepass import read_base
-from bem.codes import prepare, set_codes
 from bem.context import RoutingContext
 from bem.errors import InvalidInputError, RoutingError
+from bem.forward.base_pass import read_base
+from bem.forward.codes import prepare, set_codes
+from bem.forward.streams import advance_stream
+from bem.forward.wrapping import AdaptedLinear, set_module, token_mask
 from bem.groups import parameter_groups
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
 from bem.mixed.forward import MixedForward
 from bem.mixed.rows import batch_of, own_rows, split_of
 from bem.mixed.stack import StackKeeper
 from bem.registry import adapter_class
-from bem.streams import advance_stream
-from bem.wrapping import AdaptedLinear, set_module, token_mask
 
 _NO_CONTEXT = RoutingContext()
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from bem.errors import InvalidInputError
+from bem.forward.wrapping import AdaptedLinear
 from bem.injection import AdapterHost
-from bem.wrapping import AdaptedLinear
 
 
 @contextmanager

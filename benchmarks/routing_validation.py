@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 import stats
 from bem import AdapterHost, BaseModel, RoutingContext, load_base, make_config
-from bem.controller import SequenceController
 from bem.data import Batch, Encoded, Example, encode, pad, pad_id_of
 from bem.evaluate import prompt_routing, target_loss, teacher_forced_exact_match
+from bem.routing.controller import SequenceController
 from bem.training import fit
 from missions.base_model import bundled_path
 from missions.data.records import sample_record

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bem.errors import InvalidInputError
+from bem.forward.wrapping import AdaptedLinear
 from bem.injection import AdapterHost
 from bem.interfaces import Factors
-from bem.wrapping import AdaptedLinear
 
 
 def inner_product(first: Factors, second: Factors) -> Tensor:

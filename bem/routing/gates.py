@@ -1,27 +1,26 @@
-"""Top-k gates over a bank, in two forms, and how evenly a bank is used. It knows no adapter.
+"""Gates over experts: logits, the k largest, and top-k gates of a bank in two forms.
 
     renormalised        g = softmax(keep the k largest logits)         arXiv 1701.06538, eq. 3 and 5
     straight_through    g = 1/k at the k largest, backward as the full softmax (arXiv 1308.3432)
 
 Both sum to 1. Renormalised with k = 1 is constantly 1: no gradient reaches the router, so it is
-refused. The balance loss of Switch Transformer stands in `bem.gating`.
+refused. Logits are computed in the router's own precision whatever autocast says: a rounded logit
+can choose another expert. It knows no adapter.
 
-Legend: X any leading shape, K experts, k chosen ones.
+Legend: B rows, T positions, I inputs, X any leading shape, E or K experts, k chosen ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bem.errors import InvalidInputError
-from bem.gating import load
 
 Gate = Literal["renormalised", "straight_through"]
 
@@ -81,59 +80,20 @@ class _Gates(torch.autograd.Function):
         return d_KM.t().contiguous().view(shape), None, None
 
 
-def importance_loss(gates_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
-    """CV(importance)^2, importance the sum of each expert's gates over a batch.
-
-    arXiv 1701.06538, equations 6 and 7, with the variance of the K experts (not a sample's).
-    """
-    sum_K = _masked(gates_BTK, token_mask_BT).sum((0, 1))
-    mean = sum_K.mean()
-    squared_cv: Tensor = (sum_K - mean).square().mean() / mean.square().clamp_min(1e-10)
-    return squared_cv
+def new_router(experts: int, in_features: int, generator: torch.Generator) -> nn.Parameter:
+    """Uniform with bound 1 / sqrt(I), as a linear layer starts."""
+    bound = 1.0 / math.sqrt(in_features)
+    weight_EI = torch.empty(experts, in_features).uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(weight_EI)
 
 
-def mean_entropy(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
-    """The mean entropy (nats) of a token's probabilities: small where routing is decided."""
-    entropy_BT1 = torch.special.entr(p_BTK).sum(-1, keepdim=True)
-    count = entropy_BT1.numel() if token_mask_BT is None else token_mask_BT.sum().clamp_min(1)
-    mean: Tensor = _masked(entropy_BT1, token_mask_BT).sum() / count
-    return mean
+def router_logits(x_BTI: Tensor, router_EI: Tensor) -> Tensor:
+    """(B, T, E), never in reduced precision."""
+    with torch.autocast(x_BTI.device.type, enabled=False):
+        return nn.functional.linear(x_BTI.to(router_EI.dtype), router_EI)
 
 
-def utilisation_gap(p_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
-    """log K minus the entropy (nats) of the mean probabilities: 0 where the bank is used evenly.
-
-    log K - gap - `mean_entropy` is the mutual information of context and expert, which Mod-Squad
-    (arXiv 2212.08066) maximises.
-    """
-    sum_K = _masked(p_BTK, token_mask_BT).sum((0, 1))
-    mean_K = sum_K / sum_K.sum().clamp_min(1e-10)
-    gap: Tensor = math.log(len(mean_K)) - torch.special.entr(mean_K).sum()
-    return gap
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Utilisation:
-    """How evenly the experts of one bank were chosen."""
-
-    load: tuple[float, ...]
-    """Share of all choices that fell on each expert."""
-    effective: float
-    """exp(entropy of the load): K where even, 1 where one expert has all."""
-    used: float
-    """Share of the experts that got at least a tenth of an even load."""
-
-
-def utilisation(gates_BTK: Tensor, token_mask_BT: Tensor | None = None) -> Utilisation:
-    """From gates, of which those above 0 are choices."""
-    load_K = load(gates_BTK > 0, token_mask_BT).double()
-    experts = len(load_K)
-    return Utilisation(
-        load=tuple(load_K.tolist()),
-        effective=float(torch.special.entr(load_K).sum().exp()),
-        used=float((load_K >= 0.1 / experts).double().mean()),
-    )
-
-
-def _masked(x_BTK: Tensor, token_mask_BT: Tensor | None) -> Tensor:
-    return x_BTK if token_mask_BT is None else x_BTK * token_mask_BT.unsqueeze(-1).to(x_BTK.dtype)
+def top_k(logits_BTE: Tensor, k: int) -> Tensor:
+    """True at the k largest of each token."""
+    chosen_BTk = logits_BTE.topk(k, dim=-1).indices
+    return torch.zeros_like(logits_BTE, dtype=torch.bool).scatter_(-1, chosen_BTk, True)

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from bem.controller import SequenceController
 from bem.errors import InvalidInputError
 from bem.interfaces import AdapterConfig, Site
+from bem.routing.controller import SequenceController
 
 
 class PromptCodeConfig(AdapterConfig):

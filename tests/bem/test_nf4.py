@@ -15,9 +15,9 @@ from bem.checkpoint import load_adapter, save_adapter
 from bem.data import Encoded, pad
 from bem.errors import CheckpointError, InvalidInputError
 from bem.evaluate import target_loss
+from bem.layers.peft_sites import PeftAdapter
 from bem.merging import merged
 from bem.nf4 import BLOCK, LEVELS, dequantise, load_bitsandbytes, quantise, quantise_base
-from bem.peft_sites import PeftAdapter
 from bem.testing import write_tiny_base
 from bem.training import fit
 

@@ -1,7 +1,7 @@
 """Every adapter on every family in every use: each cell works, or says clearly that it cannot.
 
-`bem.support` says which; the page docs/adapters.md is written from the same. One small config a
-kind and way of reading its context; `test_adapters` goes deeper, over all examples.
+`bem.testing.support` says which; the page docs/adapters.md is written from the same. One small
+config a kind and way of reading its context; `test_adapters` goes deeper, over all examples.
 
 Legend: B rows, T positions.
 """
@@ -23,8 +23,8 @@ from bem.evaluate import target_loss
 from bem.interfaces import Adapter
 from bem.mixed import BASE_ROW, SlowRowsWarning
 from bem.nf4 import quantise_base
-from bem.support import FAMILIES, PAGE, USES, refusal, variants, with_table
 from bem.testing import write_tiny_base
+from bem.testing.support import FAMILIES, PAGE, USES, refusal, variants, with_table
 from bem.training import fit
 
 
@@ -222,4 +222,4 @@ def test_every_use_of_the_page_is_run_and_the_page_is_in_step() -> None:
     assert tuple(RUN) == USES
     assert {config.kind for config in VARIANTS.values()} == set(adapter_kinds())
     page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page) == page, "run: python -m bem.support"
+    assert with_table(page) == page, "run: python -m bem.testing.support"

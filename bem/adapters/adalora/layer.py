@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bem.adapters.adalora.config import AdaLoraConfig
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, Factors, Site
-from bem.peft_sites import NAME, PeftAdapter
+from bem.layers.peft_sites import NAME, PeftAdapter
 
 
 class AdaLoraAdapter(PeftAdapter):

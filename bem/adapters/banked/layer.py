@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.banked.config import BankedConfig
-from bem.controller import SequenceController
-from bem.gating import balance_loss
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
-from bem.lowrank import add_up, down, uniform_down, zero_up
-from bem.routing.gates import gates_and_softmax, importance_loss, mean_entropy, utilisation_gap
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
+from bem.routing.balance import balance_loss, importance_loss, mean_entropy, utilisation_gap
+from bem.routing.controller import SequenceController
+from bem.routing.gates import gates_and_softmax
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 from bem.routing.uncertainty import ConfidenceHead
 

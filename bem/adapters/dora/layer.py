@@ -15,7 +15,7 @@ from torch import nn
 from bem.adapters.dora.config import DoraConfig
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, Factors, Site
-from bem.peft_sites import NAME, PeftAdapter
+from bem.layers.peft_sites import NAME, PeftAdapter
 
 
 class DoraAdapter(PeftAdapter):

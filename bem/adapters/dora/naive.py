@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bem.adapters.dora.layer import DoraAdapter
-from bem.peft_sites import NAME
+from bem.layers.peft_sites import NAME
 
 
 def site_output(adapter: DoraAdapter, index: int, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:

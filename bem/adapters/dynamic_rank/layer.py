@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.dynamic_rank.config import DynamicRankConfig
-from bem.controller import SequenceController
 from bem.errors import InvalidInputError
-from bem.gating import top_k
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_delta, add_up, down, uniform_down, zero_up
-from bem.roles import FUSED_PARTS, is_attention_output, leaf
+from bem.layers.lowrank import add_delta, add_up, down, uniform_down, zero_up
+from bem.layers.roles import FUSED_PARTS, is_attention_output, leaf
+from bem.routing.controller import SequenceController
+from bem.routing.gates import top_k
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 
 

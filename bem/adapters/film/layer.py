@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.film.config import FilmConfig
-from bem.controller import SequenceController
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_delta, zero_up
-from bem.roles import residual_writers
+from bem.layers.lowrank import add_delta, zero_up
+from bem.layers.roles import residual_writers
+from bem.routing.controller import SequenceController
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.gate_shaping.config import GateShapingConfig
-from bem.controller import SequenceController
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_delta, down, uniform_down, zero_up
-from bem.roles import mlp_gates
+from bem.layers.lowrank import add_delta, down, uniform_down, zero_up
+from bem.layers.roles import mlp_gates
+from bem.routing.controller import SequenceController
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 
 

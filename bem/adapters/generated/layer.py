@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from bem.adapters.generated.config import GeneratedConfig
 from bem.composition.trust import gram, into_trust_region
-from bem.controller import SequenceController
 from bem.errors import InvalidInputError
 from bem.interfaces import (
     Adapter,
@@ -27,9 +26,10 @@ from bem.interfaces import (
     Site,
     StackShape,
 )
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
 from bem.mixed.products import RowProducts
 from bem.routing.chunks import ChunkController
+from bem.routing.controller import SequenceController
 from bem.routing.uncertainty import ConfidenceHead
 
 

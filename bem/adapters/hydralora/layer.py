@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.hydralora.config import HydraLoraConfig
-from bem.gating import new_router, router_logits
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
+from bem.routing.gates import new_router, router_logits
 
 
 class HydraLoraLayer(AdapterLayer):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.interpolation.config import InterpolationConfig
-from bem.controller import SequenceController
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
-from bem.lowrank import add_up, down
+from bem.layers.lowrank import add_up, down
+from bem.routing.controller import SequenceController
 
 
 class InterpolationLayer(AdapterLayer):

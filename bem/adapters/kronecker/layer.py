@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.kronecker.config import KroneckerConfig
-from bem.controller import SequenceController
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_delta, down
-from bem.roles import mlp_outputs
+from bem.layers.lowrank import add_delta, down
+from bem.layers.roles import mlp_outputs
+from bem.routing.controller import SequenceController
 from bem.routing.prompt import at_or_after, count_controller, new_controller
 
 

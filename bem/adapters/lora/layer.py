@@ -21,7 +21,7 @@ from bem.interfaces import (
     Site,
     StackShape,
 )
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
 from bem.mixed.products import RowProducts
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bem.adapters.lorahub.config import LoraHubConfig
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, Factors, Site
-from bem.peft_sites import NAME, PeftAdapter, copy_experts, drawing_from, site_names
+from bem.layers.peft_sites import NAME, PeftAdapter, copy_experts, drawing_from, site_names
 
 MIXTURE = "mixture"
 """The mixture's name inside PEFT."""

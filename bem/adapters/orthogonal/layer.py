@@ -21,7 +21,7 @@ from torch import Tensor
 from bem.adapters.orthogonal.config import OrthogonalConfig
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Factors, Site
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
 
 _RELATIVE_TOLERANCE = 1e-6
 

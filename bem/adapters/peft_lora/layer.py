@@ -12,7 +12,7 @@ from peft import LoraConfig
 
 from bem.adapters.peft_lora.config import PeftLoraConfig
 from bem.interfaces import AdapterConfig, Factors, Site
-from bem.peft_sites import NAME, PeftAdapter
+from bem.layers.peft_sites import NAME, PeftAdapter
 
 
 class PeftLoraAdapter(PeftAdapter):

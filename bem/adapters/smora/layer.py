@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from bem.adapters.smora.config import SmoraConfig
 from bem.errors import InvalidInputError
-from bem.gating import load, new_router, router_logits, top_k
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
+from bem.routing.balance import load
+from bem.routing.gates import new_router, router_logits, top_k
 
 
 class SmoraLayer(AdapterLayer):

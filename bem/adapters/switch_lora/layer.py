@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from bem.adapters.switch_lora.config import SwitchLoraConfig
-from bem.gating import balance_loss, new_router, router_logits, top_k
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer, AdapterState, Site
-from bem.lowrank import add_up, down, uniform_down, zero_up
+from bem.layers.lowrank import add_up, down, uniform_down, zero_up
+from bem.routing.balance import balance_loss
+from bem.routing.gates import new_router, router_logits, top_k
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

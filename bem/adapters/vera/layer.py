@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bem.adapters.vera.config import VeraConfig
 from bem.interfaces import Adapter, AdapterConfig, Factors, Site
-from bem.peft_sites import NAME, PeftAdapter
+from bem.layers.peft_sites import NAME, PeftAdapter
 
 
 class VeraAdapter(PeftAdapter):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bem.adapters.xlora.config import XLoraConfig
 from bem.interfaces import Adapter, AdapterConfig, AdapterState, Site
-from bem.peft_sites import (
+from bem.layers.peft_sites import (
     NAME,
     PeftAdapter,
     PeftLayer,

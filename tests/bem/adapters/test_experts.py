@@ -17,8 +17,9 @@ from bem.adapters.switch_lora import SwitchLoraAdapter
 from bem.data import Batch, Encoded, pad
 from bem.errors import InvalidInputError
 from bem.evaluate import target_loss
-from bem.gating import balance_loss, load, top_k
 from bem.registry import naive_module
+from bem.routing.balance import balance_loss, load
+from bem.routing.gates import top_k
 from bem.sizing import match_rank
 from bem.training import fit
 

@@ -16,8 +16,8 @@ from bem.adapters.adalora import AdaLoraAdapter
 from bem.data import Encoded, pad
 from bem.errors import InvalidInputError
 from bem.evaluate import target_loss
+from bem.layers.peft_sites import PeftAdapter
 from bem.merging import merged
-from bem.peft_sites import PeftAdapter
 from bem.testing import write_tiny_base
 from bem.training import fit
 

@@ -15,8 +15,8 @@ from bem.adapters.generated.naive import chunk_codes
 from bem.data import Encoded
 from bem.errors import InvalidInputError, RoutingError
 from bem.evaluate import assert_agreement, greedy_generate
+from bem.forward.streams import CodesBySite
 from bem.routing.chunks import ChunkController
-from bem.streams import CodesBySite
 
 
 def chunked(host: AdapterHost, **fields: object) -> GeneratedAdapter:

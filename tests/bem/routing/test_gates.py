@@ -11,15 +11,14 @@ from torch import Tensor
 
 from bem import make_config
 from bem.errors import InvalidInputError
-from bem.gating import balance_loss
-from bem.routing.gates import (
-    gates,
-    gates_and_softmax,
+from bem.routing.balance import (
+    balance_loss,
     importance_loss,
     mean_entropy,
     utilisation,
     utilisation_gap,
 )
+from bem.routing.gates import gates, gates_and_softmax
 
 LOGITS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]

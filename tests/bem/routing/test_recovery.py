@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from bem import AdapterHost, make_config
 from bem.data import Batch
 from bem.evaluate import target_loss
-from bem.routing.gates import utilisation
+from bem.routing.balance import utilisation
 from bem.training import fit
 
 CLUSTERS = 4

@@ -1,8 +1,8 @@
 """A BEM as a static LoRA: the one delta that does best over given contexts, and what it loses.
 
 First in closed form, a site at a time: the low-rank map nearest to the delta that the adapter
-adds, in mean square over the tokens seen (`bem.regression`). Then, where asked, gradient steps on
-the outputs of the whole model; the better of the two is kept. A static LoRA can be merged; a BEM
+adds, in mean square over the tokens seen (`regression`). Then, where asked, gradient steps on the
+outputs of the whole model; the better of the two is kept. A static LoRA can be merged; a BEM
 that depends on its context cannot be one, and the report says how far it is. It knows no kind of
 adapter but the LoRA that comes out.
 
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from bem.adapters.lora.layer import LoraLayer
 from bem.context import RoutingContext
 from bem.data import Batch, Encoded, pad, pad_id_of
+from bem.distil.regression import LowRankMap, Moments, reduced_rank_regression
 from bem.errors import InvalidInputError
 from bem.evaluate import Routing, buckets, prompt_routing, target_logits
 from bem.injection import AdapterHost
 from bem.interfaces import AdapterLayer, Site
 from bem.registry import make_config
-from bem.regression import LowRankMap, Moments, reduced_rank_regression
 from bem.training import fit
 
 Objective = Literal["kl", "mse"]

@@ -7,7 +7,7 @@ import pytest
 from bem import load_base
 from bem.errors import InvalidInputError
 from bem.interfaces import Site
-from bem.roles import leaf, mlp_gates, mlp_outputs, residual_writers
+from bem.layers.roles import leaf, mlp_gates, mlp_outputs, residual_writers
 from bem.testing import write_tiny_base
 
 

@@ -4,8 +4,8 @@
 where it gives some; the table in `docs/adapters.md` is written from it. A new adapter folder gets
 its line, and its tests, without being listed here.
 
-    python -m bem.support            # writes the table into docs/adapters.md
-    python -m bem.support --check    # exit 1 where it is not in step
+    python -m bem.testing.support            # writes the table into docs/adapters.md
+    python -m bem.testing.support --check    # exit 1 where it is not in step
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ USES = (
     "NF4",
 )
 """What they mean stands in docs/adapters.md, what they are in tests/contracts/test_matrix.py."""
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "adapters.md"
-_BEGIN, _END = "<!-- table: python -m bem.support -->", "<!-- end of table -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
+_BEGIN, _END = "<!-- table: python -m bem.testing.support -->", "<!-- end of table -->"
 
 
 def variants() -> dict[str, AdapterConfig]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bem.regression import Moments, reduced_rank_regression
+from bem.distil.regression import Moments, reduced_rank_regression
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5, 9])

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from bem.context import RoutingContext
 from bem.errors import RoutingError
+from bem.forward.streams import start_stream
+from bem.forward.wrapping import forward_strength
 from bem.interfaces import Adapter
-from bem.streams import start_stream
-from bem.wrapping import forward_strength
 
 
 def prepare(

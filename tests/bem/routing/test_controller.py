@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bem.controller import Pool, SequenceController
+from bem.routing.controller import Pool, SequenceController
 
 
 def make(pool: Pool, side_size: int = 0) -> SequenceController:

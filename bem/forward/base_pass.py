@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bem.context import RoutingContext, Stream
 from bem.errors import RoutingError
+from bem.forward.streams import follow
 from bem.interfaces import Adapter
-from bem.streams import follow
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Parts of a forward of `AdapterHost`: wrapped linears, codes, causal state, the base alone."""

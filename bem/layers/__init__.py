@@ -1,0 +1,1 @@
+"""What several adapter folders share: low-rank products, roles of linears, PEFT's layers."""
