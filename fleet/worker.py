@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fleet.context import WorkerContext
@@ -104,6 +105,7 @@ class Worker:
             rank=self._rank,
             host=platform.node(),
             pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
         )
         startup_s = time.time() - self._job.submitted_at
         self._ledger.timing(

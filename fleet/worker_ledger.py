@@ -20,7 +20,15 @@ class WorkerLedger(Protocol):
     """What a worker asks of the ledger."""
 
     def begin_attempt(
-        self, attempt: str, *, mission: str, job: str, rank: int, host: str, pid: int
+        self,
+        attempt: str,
+        *,
+        mission: str,
+        job: str,
+        rank: int,
+        host: str,
+        pid: int,
+        process_started: float | None = None,
     ) -> None: ...
 
     def heartbeat(self, attempt: str) -> bool: ...
@@ -76,9 +84,26 @@ class LedgerClient:
             raise error.cause from None
 
     def begin_attempt(
-        self, attempt: str, *, mission: str, job: str, rank: int, host: str, pid: int
+        self,
+        attempt: str,
+        *,
+        mission: str,
+        job: str,
+        rank: int,
+        host: str,
+        pid: int,
+        process_started: float | None = None,
     ) -> None:
-        self.call("begin_attempt", attempt, mission=mission, job=job, rank=rank, host=host, pid=pid)
+        self.call(
+            "begin_attempt",
+            attempt,
+            mission=mission,
+            job=job,
+            rank=rank,
+            host=host,
+            pid=pid,
+            process_started=process_started,
+        )
 
     def heartbeat(self, attempt: str) -> bool:
         return bool(self.call("heartbeat", attempt))

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from fleet.errors import LedgerError, StorageError
 from fleet.ledger.files import refuse_network_file_system
-from fleet.ledger.schema import SCHEMA, VERSION
+from fleet.ledger.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
 
 _LOCK_TRIES = 10
 
@@ -63,10 +63,10 @@ def has_writer(path: Path) -> bool:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Opens, and where it is new creates, the ledger for writing.
+    """Opens, and where it is new creates or older migrates, the ledger for writing.
 
     Raises:
-        LedgerError: not a ledger, or of another schema version.
+        LedgerError: not a ledger, or of a schema version that this program does not know.
         StorageError: a network file system, or the disk refused.
     """
     refuse_network_file_system(path.parent)
@@ -84,7 +84,13 @@ def open_writer(path: Path) -> sqlite3.Connection:
                 cx.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(VERSION),))
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{path}: cannot be opened as a ledger: {error}") from None
-    _check_version(cx, path)
+    version = _check_version(cx, path)
+    if version != VERSION:
+        with transaction(cx):
+            for step in range(version, VERSION):
+                for statement in MIGRATIONS[step]:
+                    cx.execute(statement)
+            cx.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(VERSION),))
     return cx
 
 
@@ -92,7 +98,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """Opens the ledger read-only.
 
     Raises:
-        LedgerError: there is none, or of another schema version.
+        LedgerError: there is none, or of a schema version that this program does not know.
     """
     if not path.is_file():
         raise LedgerError(f"No ledger at {path}.")
@@ -125,15 +131,18 @@ def transaction(cx: sqlite3.Connection) -> Iterator[None]:
         raise StorageError(f"The ledger refused a write: {error}") from None
 
 
-def _check_version(cx: sqlite3.Connection, path: Path) -> None:
+def _check_version(cx: sqlite3.Connection, path: Path) -> int:
+    """The file's schema version, if this program knows it."""
     try:
         row = cx.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
     except sqlite3.OperationalError:
         row = None
     if row is None:
         raise LedgerError(f"{path} is not a ledger of this program.")
-    if int(row[0]) != VERSION:
+    version = int(row[0])
+    if not OLDEST <= version <= VERSION:
         raise LedgerError(
-            f"{path} has schema version {row[0]}; this program reads {VERSION}. "
+            f"{path} has schema version {version}; this program reads {OLDEST} to {VERSION}. "
             "Read it with the version that wrote it."
         )
+    return version

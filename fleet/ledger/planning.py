@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fleet.errors import KeyConflictError
 from fleet.keys import run_key
 from fleet.ledger import chain
+from fleet.ledger.reopening import freeze_body, insert_packs
 from fleet.ledger.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -56,24 +57,8 @@ def write_plan(
                 work.expected_cpu_s,
             ),
         )
-        for pack in work.packs:
-            cx.execute(
-                "INSERT INTO packs (pack, mission, seed, position) VALUES (?, ?, ?, ?)",
-                (pack.name, pack.mission, pack.seed, pack.position),
-            )
-            cx.executemany(
-                "INSERT INTO runs (run, mission, pack, arm, arm_hash, seed, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, 'PLANNED')",
-                [(r.name, r.mission, r.pack, r.arm, r.arm_hash, r.seed) for r in pack.runs],
-            )
-        frozen = {
-            "mission": work.mission,
-            "spec_hash": work.spec_hash,
-            "arm_hashes": {run.arm: run.arm_hash for run in work.runs},
-            "seeds": list(work.spec.seeds),
-            "code_version": plan.code_version,
-        }
-        chain.append(cx, now, "freeze", frozen)
+        insert_packs(cx, work)
+        chain.append(cx, now, "freeze", freeze_body(work, plan.code_version))
 
 
 def write_data(
@@ -96,17 +81,17 @@ def write_data(
         raise KeyConflictError(
             f"Mission {mission}: data digest {digest[:12]} now, {before[:12]} before."
         )
-    if before is not None:
-        return
-    cx.execute(
-        "UPDATE missions SET data_digest = ?, leak_json = ?, summary_json = ? WHERE mission = ?",
-        (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
-    )
+    if before is None:
+        cx.execute(
+            "UPDATE missions SET data_digest = ?, leak_json = ?, summary_json = ?"
+            " WHERE mission = ?",
+            (digest, json.dumps(dict(leaks)), json.dumps(dict(summary)), mission),
+        )
     code_version = json.loads(
         inside.need("SELECT value FROM meta WHERE key = ?", "code_version")[0]
     )
     for run, arm_hash, seed in cx.execute(
-        "SELECT run, arm_hash, seed FROM runs WHERE mission = ?", (mission,)
+        "SELECT run, arm_hash, seed FROM runs WHERE mission = ? AND key IS NULL", (mission,)
     ).fetchall():
         key = run_key(
             mission_hash=spec_hash,

@@ -19,6 +19,7 @@ from fleet.ledger.records import (
     PackRow,
     ResultRow,
     RunRow,
+    SessionRow,
     Timing,
 )
 from fleet.states import RunState
@@ -133,17 +134,31 @@ class LedgerReader:
         """
         return chain.read(self._cx.execute("SELECT * FROM decisions ORDER BY seq").fetchall())
 
+    def bodies(self, *kinds: str) -> list[tuple[str, dict[str, Any]]]:
+        """(kind, body) of the decisions of some kinds, in order; the chain is not verified.
+
+        For what is looked at many times a second; who judges reads `decisions`.
+        """
+        marks = ", ".join("?" * len(kinds))
+        rows = self._cx.execute(
+            f"SELECT kind, body_json FROM decisions WHERE kind IN ({marks}) ORDER BY seq",
+            kinds,
+        )
+        return [(kind, json.loads(body)) for kind, body in rows.fetchall()]
+
     def latest(self, kind: str) -> dict[str, Any] | None:
         """Body of the newest decision of a kind (the chain is verified)."""
         found = [decision.body for decision in self.decisions() if decision.kind == kind]
         return found[-1] if found else None
 
-    def events(self, *, level: str | None = None, limit: int = 1000) -> list[Event]:
+    def events(
+        self, *, level: str | None = None, limit: int = 1000, since: float = 0.0
+    ) -> list[Event]:
         """The newest events, oldest first."""
         rows = self._cx.execute(
-            "SELECT at, level, source, text FROM events WHERE ?1 IS NULL OR level = ?1"
-            " ORDER BY id DESC LIMIT ?2",
-            (level, limit),
+            "SELECT at, level, source, text FROM events WHERE (?1 IS NULL OR level = ?1)"
+            " AND at >= ?3 ORDER BY id DESC LIMIT ?2",
+            (level, limit, since),
         ).fetchall()
         return [Event(at=at, level=lv, source=src, text=txt) for at, lv, src, txt in rows[::-1]]
 
@@ -168,3 +183,11 @@ class LedgerReader:
         """Attempt -> time of its last heartbeat, of those that have not ended."""
         rows = self._cx.execute("SELECT attempt, seen_at FROM attempts WHERE ended_at IS NULL")
         return dict(rows.fetchall())
+
+    def sessions(self) -> list[SessionRow]:
+        """The drivers that worked on the run, oldest first; none in ledgers of version 1."""
+        if not self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions'").fetchone():
+            return []
+        rows = self._cx.execute("SELECT * FROM sessions ORDER BY started_at")
+        names = [column[0] for column in rows.description]
+        return [SessionRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]

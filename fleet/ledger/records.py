@@ -135,6 +135,35 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SessionRow:
+    """One driver that worked on the run: the launch, or a resume."""
+
+    session: str
+    """Token that every process of it carries in its environment."""
+    pid: int
+    process_started: float
+    host: str
+    command: str
+    code_version: str
+    started_at: float
+    seen_at: float
+    ended_at: float | None
+    how: str | None
+    """How it ended, in words; None while it runs, or where it was killed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostAttempt:
+    """A worker that was silent for too long and has lost its lease."""
+
+    attempt: str
+    host: str
+    pid: int
+    process_started: float | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """Something worth telling."""
 

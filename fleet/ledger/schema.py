@@ -1,14 +1,39 @@
 """Tables of the ledger and their version. Data only.
 
 Times are seconds since the epoch. `runs.key` is empty until the data's digest is known: a run is
-planned, and the mission's hash recorded, before any data exists.
+planned, and the mission's hash recorded, before any data exists. A new table or column goes into
+`SCHEMA` and, for the ledgers that exist, as a step into `MIGRATIONS`; the writer takes an older
+ledger through the steps when it opens it, readers read every version from `OLDEST` on.
 """
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1
+"""The oldest version that is read and migrated."""
 
-SCHEMA = """
+_SESSIONS = """
+CREATE TABLE sessions (
+    session TEXT PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    process_started REAL NOT NULL,
+    host TEXT NOT NULL,
+    command TEXT NOT NULL,
+    code_version TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    seen_at REAL NOT NULL,
+    ended_at REAL,
+    how TEXT
+) STRICT
+"""
+"""One row for every driver that worked on the run: the launch and each resume."""
+_KINDS = "CREATE INDEX decisions_of_kind ON decisions (kind, seq)"
+_READS = """
+CREATE INDEX test_reads ON decisions (json_extract(body_json, '$.run')) WHERE kind = 'test_read'
+"""
+"""So that a read of the test split costs the same at run 10,000 as at the first."""
+
+SCHEMA = f"""
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -84,7 +109,8 @@ CREATE TABLE attempts (
     started_at REAL NOT NULL,
     seen_at REAL NOT NULL,
     ended_at REAL,
-    outcome TEXT
+    outcome TEXT,
+    process_started REAL
 ) STRICT;
 
 CREATE TABLE results (
@@ -97,7 +123,8 @@ CREATE TABLE results (
     artifact TEXT NOT NULL,
     cost_json TEXT NOT NULL,
     figures_json TEXT NOT NULL,
-    at REAL NOT NULL
+    at REAL NOT NULL,
+    code_version TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
 CREATE TABLE metrics (
@@ -117,6 +144,8 @@ CREATE TABLE decisions (
     previous TEXT NOT NULL,
     hash TEXT NOT NULL UNIQUE
 ) STRICT;
+{_KINDS};
+{_READS};
 
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
@@ -134,4 +163,17 @@ CREATE TABLE timings (
     cpu_s REAL NOT NULL,
     at REAL NOT NULL
 ) STRICT;
+
+{_SESSIONS};
 """
+
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE attempts ADD COLUMN process_started REAL",
+        "ALTER TABLE results ADD COLUMN code_version TEXT NOT NULL DEFAULT ''",
+        _SESSIONS,
+        _KINDS,
+        _READS,
+    ),
+}
+"""Version -> statements that lead to the next one."""

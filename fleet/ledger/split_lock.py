@@ -1,18 +1,20 @@
 """The lock on the test split as the ledger keeps it: opens for frozen arms, every read a link.
 
 A read is a decision of kind `test_read` in the hash chain, so it cannot be taken back, and it
-stands behind the `freeze` that allowed it. Knows SQLite connections and the rule of
-`missions.split_lock`; no scores.
+stands behind the `freeze` that allowed it (the newest of the mission: one that was changed by
+order is frozen again). The chain as a whole is verified by whoever reads it. Knows SQLite
+connections and the rule of `missions.split_lock`; no scores.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any
 
 from fleet.errors import LedgerError
 from fleet.ledger import chain
-from fleet.ledger.records import Decision, SplitTicket
+from fleet.ledger.records import SplitTicket
 from missions.split_lock import refuse_unfrozen
 
 FREEZE = "freeze"
@@ -24,7 +26,7 @@ def open_for(cx: sqlite3.Connection, at: float, ticket: SplitTicket) -> None:
 
     Raises:
         LockedSplitError: the arm's settings are not the frozen ones.
-        LedgerError: an unknown run, or the chain does not hold.
+        LedgerError: an unknown run, or the freeze was tampered with.
     """
     row = cx.execute(
         "SELECT mission, arm, seed, arm_hash FROM runs WHERE run = ?", (ticket.run,)
@@ -32,14 +34,13 @@ def open_for(cx: sqlite3.Connection, at: float, ticket: SplitTicket) -> None:
     if row is None:
         raise LedgerError(f"The ledger knows no run {ticket.run!r}.")
     mission, arm, seed, _ = row
-    links = chain.read(cx.execute("SELECT * FROM decisions ORDER BY seq").fetchall())
-    if any(link.body["ticket"] == ticket.ticket for link in links if link.kind == TEST_READ):
+    if any(ticket.ticket == known for known, _ in _reads_of(cx, ticket.run)):
         return
-    frozen = next((link.body for link in links if _freezes(link, mission)), None)
-    seen = sum(_reads(link, mission, arm) for link in links)
-    refuse_unfrozen(
-        mission, arm, frozen["arm_hashes"].get(arm) if frozen else None, ticket.arm_hash, seen
-    )
+    frozen = _frozen(cx, mission)
+    if frozen.get(arm) != ticket.arm_hash:
+        refuse_unfrozen(
+            mission, arm, frozen.get(arm), ticket.arm_hash, num_reads(cx, mission).get(arm, 0)
+        )
     body: dict[str, Any] = {
         "ticket": ticket.ticket,
         "mission": mission,
@@ -56,17 +57,40 @@ def open_for(cx: sqlite3.Connection, at: float, ticket: SplitTicket) -> None:
 
 def was_opened(cx: sqlite3.Connection, run: str, attempt: str) -> bool:
     """Whether this attempt read the test split for this run, by the book."""
-    found = cx.execute(
-        "SELECT 1 FROM decisions WHERE kind = ? AND json_extract(body_json, '$.run') = ?"
-        " AND json_extract(body_json, '$.attempt') = ? LIMIT 1",
-        (TEST_READ, run, attempt),
-    ).fetchone()
-    return found is not None
+    return any(attempt == reader for _, reader in _reads_of(cx, run))
 
 
-def _freezes(link: Decision, mission: str) -> bool:
-    return link.kind == FREEZE and link.body["mission"] == mission
+def num_reads(cx: sqlite3.Connection, mission: str) -> dict[str, int]:
+    """Arm -> how often its test scores were read in this run."""
+    rows = cx.execute(
+        "SELECT json_extract(body_json, '$.arm'), count(*) FROM decisions WHERE kind = 'test_read'"
+        " AND json_extract(body_json, '$.mission') = ? GROUP BY 1",
+        (mission,),
+    )
+    return dict(rows.fetchall())
 
 
-def _reads(link: Decision, mission: str, arm: str) -> bool:
-    return link.kind == TEST_READ and (link.body["mission"], link.body["arm"]) == (mission, arm)
+def _reads_of(cx: sqlite3.Connection, run: str) -> list[tuple[str, str]]:
+    """(ticket, attempt) of every read of one run."""
+    return cx.execute(
+        "SELECT json_extract(body_json, '$.ticket'), json_extract(body_json, '$.attempt')"
+        " FROM decisions WHERE kind = 'test_read' AND json_extract(body_json, '$.run') = ?",
+        (run,),
+    ).fetchall()
+
+
+def _frozen(cx: sqlite3.Connection, mission: str) -> dict[str, str]:
+    """Arm -> hash, from the mission's newest freeze; that link must be as it was recorded."""
+    rows = cx.execute(
+        "SELECT seq, at, kind, body_json, previous, hash FROM decisions WHERE kind = ?"
+        " ORDER BY seq DESC",
+        (FREEZE,),
+    )
+    for seq, at, kind, body_json, previous, digest in rows:
+        body = json.loads(body_json)
+        if body["mission"] != mission:
+            continue
+        if chain.link_hash(seq, at, kind, body_json, previous) != digest:
+            raise LedgerError(f"Decision {seq} ({kind}) was changed after it was recorded.")
+        return dict(body["arm_hashes"])
+    return {}

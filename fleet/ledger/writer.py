@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet.errors import KeyConflictError, LedgerError
-from fleet.keys import canonical_digest
-from fleet.ledger import chain, planning, split_lock
+from fleet.errors import LedgerError
+from fleet.ledger import chain, planning, reopening, results, split_lock
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
-from fleet.ledger.files import store_by_content
-from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
+from fleet.ledger.records import Lease, LostAttempt, Point, RunResult, SplitTicket
 from fleet.ledger.transitions import Transitions
 from fleet.policies import Cause, LeaseVerdict, judge_lease
 from fleet.states import RunState
-from missions.errors import LockedSplitError
 
 if TYPE_CHECKING:
-    from fleet.plan import CampaignPlan
+    from fleet.plan import CampaignPlan, MissionWork
 
 
 class Ledger:
@@ -44,7 +43,14 @@ class Ledger:
         except BaseException:
             self._lock.close()
             raise
+        self._guard = threading.Lock()
         self._inside = Transitions(self._cx, clock=clock, max_tries=max_tries)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One transaction; a worker's loop and its heartbeat may share a ledger in one process."""
+        with self._guard, transaction(self._cx):
+            yield
 
     def close(self) -> None:
         """Ends all writing and gives the lock back."""
@@ -55,12 +61,12 @@ class Ledger:
 
     def record_plan(self, plan: CampaignPlan, meta: Mapping[str, Any]) -> None:
         """Writes missions, packs and runs, and freezes every hash in the chain of decisions."""
-        with transaction(self._cx):
+        with self._turn():
             planning.write_plan(self._cx, self._inside, plan, meta, self._clock())
 
     def set_meta(self, key: str, value: Any) -> None:
         """Notes one fact about the launch; a later value replaces an earlier one."""
-        with transaction(self._cx):
+        with self._turn():
             self._cx.execute(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = ?",
                 (key, *[json.dumps(value, sort_keys=True)] * 2),
@@ -74,14 +80,14 @@ class Ledger:
         Raises:
             KeyConflictError: another worker prepared different data.
         """
-        with transaction(self._cx):
+        with self._turn():
             planning.write_data(self._cx, self._inside, mission, digest, leaks, summary)
 
     def set_phase(self, mission: str, phase: str) -> None:
         """Where a mission stands: waiting, starting, preparing, running, judging, or an end."""
         ended = phase in ("judged", "failed", "cancelled")
         now = self._clock()
-        with transaction(self._cx):
+        with self._turn():
             self._cx.execute(
                 "UPDATE missions SET phase = ?, started_at = coalesce(started_at, ?),"
                 " ended_at = ? WHERE mission = ?",
@@ -93,14 +99,85 @@ class Ledger:
                 ),
             )
 
+    # Drivers and what users order
+
+    def begin_session(
+        self, session: str, *, pid: int, process_started: float, host: str, command: str, code: str
+    ) -> None:
+        """A driver takes the run over."""
+        now = self._clock()
+        with self._turn():
+            self._cx.execute(
+                "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                (session, pid, process_started, host, command, code, now, now),
+            )
+
+    def see_session(self, session: str) -> None:
+        """The driver is alive. A write, so that a full disk is noticed while nothing ends."""
+        with self._turn():
+            self._cx.execute(
+                "UPDATE sessions SET seen_at = ? WHERE session = ?", (self._clock(), session)
+            )
+
+    def end_session(self, session: str, how: str) -> None:
+        """The driver leaves; the first word on how is kept."""
+        with self._turn():
+            self._cx.execute(
+                "UPDATE sessions SET ended_at = ?, how = ? WHERE session = ? AND ended_at IS NULL",
+                (self._clock(), how, session),
+            )
+
+    def reopen(self, session: str) -> int:
+        """Puts what no driver finished back into the queue; returns how many runs wait."""
+        with self._turn():
+            return reopening.reopen(self._cx, self._inside, session, self._clock())
+
+    def retry(self, runs: Sequence[str], uncancelled: Sequence[str]) -> None:
+        """Failed or cancelled runs are planned again."""
+        with self._turn():
+            reopening.retry(self._cx, self._inside, runs, uncancelled, self._clock())
+
+    def cancel_order(self, mission: str, arm: str | None, reason: str) -> int:
+        """A user cancels a mission or an arm; returns how many open runs that ended."""
+        with self._turn():
+            return reopening.cancel(self._cx, self._inside, mission, arm, reason, self._clock())
+
+    def change_code(self, before: str, after: str) -> None:
+        """The run goes on with another code version."""
+        with self._turn():
+            reopening.change_code(self._cx, before, after, self._clock())
+
+    def change_mission(
+        self, work: MissionWork, differences: Sequence[str], *, scores_differ: bool, code: str
+    ) -> None:
+        """A mission goes on with another specification."""
+        with self._turn():
+            reopening.change_mission(
+                self._cx,
+                self._inside,
+                work,
+                differences,
+                scores_differ=scores_differ,
+                code_version=code,
+                now=self._clock(),
+            )
+
     # Attempts and leases
 
     def begin_attempt(
-        self, attempt: str, *, mission: str, job: str, rank: int, host: str, pid: int
+        self,
+        attempt: str,
+        *,
+        mission: str,
+        job: str,
+        rank: int,
+        host: str,
+        pid: int,
+        process_started: float | None = None,
     ) -> None:
         """A worker reports for work; what its dead predecessor of the same rank held goes back."""
         now = self._clock()
-        with transaction(self._cx):
+        with self._turn():
             if self._inside.one("SELECT 1 FROM attempts WHERE attempt = ?", attempt):
                 return
             for (older,) in self._cx.execute(
@@ -109,13 +186,13 @@ class Ledger:
             ).fetchall():
                 self._inside.end_attempt(older, Cause.WORKER_DIED, "the worker process died")
             self._cx.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (attempt, mission, job, rank, host, pid, now, now),
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?)",
+                (attempt, mission, job, rank, host, pid, now, now, process_started),
             )
 
     def heartbeat(self, attempt: str) -> bool:
         """The attempt is alive. Returns whether it should stop."""
-        with transaction(self._cx):
+        with self._turn():
             mission, ended = self._inside.need(
                 "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
             )
@@ -130,7 +207,7 @@ class Ledger:
 
     def lease(self, attempt: str) -> Lease | None:
         """The next pack for this attempt; the one that it still holds, if any; or None."""
-        with transaction(self._cx):
+        with self._turn():
             mission, ended = self._inside.need(
                 "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
             )
@@ -159,7 +236,7 @@ class Ledger:
 
     def start_pack(self, attempt: str, pack: str) -> None:
         """The pack's training begins."""
-        with transaction(self._cx):
+        with self._turn():
             self._inside.check_owner(attempt, pack)
             for run, state in self._inside.states(pack):
                 if state is RunState.LEASED:
@@ -171,7 +248,7 @@ class Ledger:
         Raises:
             LockedSplitError: the arm's settings are not the ones that were frozen.
         """
-        with transaction(self._cx):
+        with self._turn():
             split_lock.open_for(self._cx, self._clock(), ticket)
 
     def finish_run(self, attempt: str, result: RunResult) -> None:
@@ -181,55 +258,23 @@ class Ledger:
             LockedSplitError: scores that did not pass through `open_test`.
             KeyConflictError: the key holds another value already.
         """
-        folder = self._path.parent / "scores"
-        path = store_by_content(folder, result.scores_parquet, ".parquet")
-        value = canonical_digest(
-            {"scores": result.scores_digest, "cost": json.loads(result.cost_json)}
-        )
-        with transaction(self._cx):
-            pack, key = self._inside.need("SELECT pack, key FROM runs WHERE run = ?", result.run)
-            if key is None:
-                raise LedgerError(f"Run {result.run} has no key: its data was never recorded.")
-            known = self._inside.one("SELECT value_digest FROM results WHERE key = ?", key)
-            if known is not None:
-                if known[0] != value:
-                    raise KeyConflictError(
-                        f"Run {result.run}: key {key[:12]} holds value {known[0][:12]}, and came "
-                        f"again with {value[:12]}. The first is kept."
-                    )
-                return
-            self._inside.check_owner(attempt, pack)
-            if not split_lock.was_opened(self._cx, result.run, attempt):
-                raise LockedSplitError(
-                    f"Run {result.run}: scores came without a recorded read of the test split."
-                )
-            self._cx.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key,
-                    result.run,
-                    value,
-                    result.scores_digest,
-                    path.name,
-                    result.scores_rows,
-                    result.artifact,
-                    result.cost_json,
-                    result.figures_json,
-                    self._clock(),
-                ),
-            )
-            self._inside.move(result.run, RunState.DONE, "", attempt)
+        path = results.store_scores(self._path.parent / "scores", result)
+        with self._turn():
+            results.register(self._cx, self._inside, self._clock(), attempt, result, path.name)
 
     def fail_run(
         self, attempt: str, run: str, *, cause: Cause, reason: str, traceback: str
     ) -> None:
         """Records a run's failure with its traceback; the rest of the pack goes on."""
-        with transaction(self._cx):
+        with self._turn():
+            state = self._inside.need("SELECT state FROM runs WHERE run = ?", run)[0]
+            if RunState(state) is RunState.CANCELLED:
+                return
             self._inside.fail(run, cause, reason, traceback, attempt)
 
     def end_pack(self, attempt: str, pack: str) -> None:
         """The holder is done with the pack, whatever became of its runs."""
-        with transaction(self._cx):
+        with self._turn():
             row = self._inside.need("SELECT owner, ended_at FROM packs WHERE pack = ?", pack)
             if row[1] is not None:
                 return
@@ -241,41 +286,45 @@ class Ledger:
 
     def end_attempt(self, attempt: str, cause: Cause | None = None, reason: str = "") -> None:
         """A worker leaves; a pack that it still holds is released as `cause` asks."""
-        with transaction(self._cx):
+        with self._turn():
             self._inside.end_attempt(attempt, cause, reason)
 
     def end_job(self, job: str, reason: str) -> None:
         """A worker group is gone: every attempt of it that did not say good-bye has died."""
-        with transaction(self._cx):
+        with self._turn():
             for (attempt,) in self._cx.execute(
                 "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
             ).fetchall():
                 self._inside.end_attempt(attempt, Cause.WORKER_DIED, reason)
 
-    def sweep_leases(self, *, stale_after_s: float) -> list[str]:
-        """Marks the runs of silent workers STALE, then takes them away; returns what it did."""
+    def sweep_leases(self, *, stale_after_s: float) -> list[LostAttempt]:
+        """Marks the runs of silent workers STALE, then takes them away; returns who lost them."""
         now = self._clock()
-        did: list[str] = []
-        with transaction(self._cx):
-            for attempt, seen in self._cx.execute(
-                "SELECT attempt, seen_at FROM attempts WHERE ended_at IS NULL"
+        lost: list[LostAttempt] = []
+        with self._turn():
+            for attempt, seen, host, pid, started in self._cx.execute(
+                "SELECT attempt, seen_at, host, pid, process_started FROM attempts"
+                " WHERE ended_at IS NULL"
             ).fetchall():
                 verdict = judge_lease(now - seen, stale_after_s=stale_after_s)
+                text = f"silent for {now - seen:.0f} s"
                 if verdict is LeaseVerdict.STALE:
                     for (run,) in self._inside.held_runs(attempt, RunState.RUNNING):
-                        self._inside.move(
-                            run, RunState.STALE, f"silent for {now - seen:.0f} s", attempt
-                        )
-                        did.append(f"{run}: worker silent for {now - seen:.0f} s")
+                        self._inside.move(run, RunState.STALE, text, attempt)
+                        self._inside.event("warning", run, f"its worker is {text}")
                 elif verdict is LeaseVerdict.LOST:
-                    reason = f"the worker was silent for {now - seen:.0f} s"
+                    reason = f"the worker was {text}"
                     self._inside.end_attempt(attempt, Cause.WORKER_DIED, reason)
-                    did.append(f"{attempt}: {reason}, its pack goes back")
-        return did
+                    lost.append(
+                        LostAttempt(
+                            attempt=attempt, host=host, pid=pid, process_started=started, text=text
+                        )
+                    )
+        return lost
 
     def fail_mission(self, mission: str, *, reason: str, traceback: str) -> None:
         """The whole mission failed (prepare, base, worker group): its open runs fail with it."""
-        with transaction(self._cx):
+        with self._turn():
             self._cx.execute(
                 "UPDATE missions SET error = coalesce(error, ?), traceback = coalesce(traceback, ?)"
                 " WHERE mission = ?",
@@ -285,20 +334,20 @@ class Ledger:
 
     def cancel(self, missions: Sequence[str], reason: str) -> None:
         """Cancels every open run of these missions."""
-        with transaction(self._cx):
+        with self._turn():
             for mission in missions:
                 self._inside.close_open_runs(mission, RunState.CANCELLED, reason, None)
 
     def request_stop(self, mission: str, reason: str) -> None:
         """Asks the workers of a mission to leave (told to them at their next heartbeat)."""
-        with transaction(self._cx):
+        with self._turn():
             self._inside.put_meta(f"stop/{mission}", json.dumps(reason))
 
     # Extras, metrics, decisions
 
     def claim_extras(self, mission: str, attempt: str) -> bool:
         """True for the one attempt that makes the report's extras: the grid must be complete."""
-        with transaction(self._cx):
+        with self._turn():
             missing = self._inside.need(
                 "SELECT count(*) FROM runs WHERE mission = ? AND state != 'DONE'", mission
             )[0]
@@ -314,7 +363,7 @@ class Ledger:
 
     def record_extras(self, mission: str, extras_json: str) -> None:
         """Tables and figures that a mission lends to the report."""
-        with transaction(self._cx):
+        with self._turn():
             self._cx.execute(
                 "UPDATE missions SET extras_json = ? WHERE mission = ?", (extras_json, mission)
             )
@@ -324,7 +373,7 @@ class Ledger:
         now = self._clock()
         rows = [(p.run, p.step, p.name, p.value, now) for p in points]
         finite = [row for row in rows if math.isfinite(row[3])]
-        with transaction(self._cx):
+        with self._turn():
             self._cx.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?)", finite)
             for run, step, name, value, _ in rows:
                 if not math.isfinite(value):
@@ -333,7 +382,7 @@ class Ledger:
     def decide(self, kind: str, body: Mapping[str, Any]) -> str:
         """Appends a decision to the chain; the same decision twice in a row is one."""
         body_json = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        with transaction(self._cx):
+        with self._turn():
             same = self._inside.one(
                 "SELECT hash FROM decisions WHERE kind = ? AND body_json = ? LIMIT 1",
                 kind,
@@ -343,12 +392,12 @@ class Ledger:
 
     def event(self, level: str, source: str, text: str) -> None:
         """Notes something worth telling."""
-        with transaction(self._cx):
+        with self._turn():
             self._inside.event(level, source, text)
 
     def timing(self, mission: str, stage: str, name: str, wall_s: float, cpu_s: float) -> None:
         """Notes where time went."""
-        with transaction(self._cx):
+        with self._turn():
             self._cx.execute(
                 "INSERT INTO timings VALUES (?, ?, ?, ?, ?, ?)",
                 (mission, stage, name, wall_s, cpu_s, self._clock()),

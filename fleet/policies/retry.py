@@ -14,6 +14,7 @@ class Cause(StrEnum):
     WORKER_DIED = "worker_died"
     PREEMPTED = "preempted"
     STOPPED = "stopped"
+    DRIVER_GONE = "driver_gone"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +32,12 @@ def retry(cause: Cause, tries: int, *, limit: int) -> RetryDecision:
 
     An exception from the mission's own code is deterministic here (fixed seeds, one thread), so
     trying again would only repeat it; a dead worker is tried again within the limit; preemption
-    never uses up the budget.
+    never uses up the budget, and neither does a driver that is gone.
     """
     if cause is Cause.PREEMPTED:
         return RetryDecision(again=True, counts=False, reason="preempted, not counted")
+    if cause is Cause.DRIVER_GONE:
+        return RetryDecision(again=True, counts=False, reason="resumed, not counted")
     if cause is Cause.WORKER_DIED:
         if tries < limit:
             return RetryDecision(again=True, counts=True, reason=f"attempt {tries} of {limit} died")

@@ -299,8 +299,57 @@ def test_another_schema_version_is_refused(ledger: Ledger, tmp_path: Path) -> No
     cx.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     cx.commit()
     cx.close()
-    with pytest.raises(LedgerError, match="version 99; this program reads 1"):
+    with pytest.raises(LedgerError, match="version 99; this program reads 1 to 2"):
         LedgerReader(tmp_path / "ledger.sqlite")
+
+
+def test_a_ledger_of_version_1_is_read_as_it_is_and_migrated_by_its_writer(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    columns = _columns(path)
+    ledger.close()
+    cx = sqlite3.connect(path)
+    for statement in (
+        "DROP TABLE sessions",
+        "DROP INDEX decisions_of_kind",
+        "DROP INDEX test_reads",
+        "ALTER TABLE attempts DROP COLUMN process_started",
+        "ALTER TABLE results DROP COLUMN code_version",
+        "UPDATE meta SET value = '1' WHERE key = 'schema_version'",
+    ):
+        cx.execute(statement)
+    cx.commit()
+    cx.close()
+    with LedgerReader(path) as old:
+        assert len(old.runs()) == 18
+        assert old.sessions() == []
+    writer = Ledger(path)
+    finish_one(writer)
+    writer.close()
+    assert _columns(path) == columns
+    with LedgerReader(path) as migrated:
+        assert migrated.meta()["schema_version"] == 2
+        assert [row.run for row in migrated.results()] == ["F1-treated-s0"]
+        assert [link.kind for link in migrated.decisions()] == ["freeze", "freeze", "test_read"]
+
+
+def _columns(path: Path) -> dict[str, set[str]]:
+    cx = open_reader(path)
+    names = [row[0] for row in cx.execute("SELECT name FROM sqlite_master").fetchall()]
+    found = {name: {row[1] for row in cx.execute(f"PRAGMA table_xinfo({name})")} for name in names}
+    cx.close()
+    return found
+
+
+def finish_one(ledger: Ledger) -> None:
+    """Carries one run to its end."""
+    ledger.record_data("F1", "d" * 64, {}, {})
+    begin(ledger)
+    lease = ledger.lease("a1")
+    assert lease is not None
+    ledger.start_pack("a1", lease.pack)
+    finish(ledger, result("F1-treated-s0"))
 
 
 def test_not_a_ledger(tmp_path: Path) -> None:
