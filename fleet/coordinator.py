@@ -16,19 +16,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.between_seeds import SeedWatch
+from fleet.cluster_nodes import foreign_holders, free_nodes
 from fleet.errors import InterruptedBySignalError, StorageError, UnfitEnvironmentError
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_job import MAX_FAILURES, JobThread, cause_of, end_jobs, start_job
 from fleet.plan import CampaignPlan
-from fleet.policies import Job, admit, preflight
+from fleet.policies import Job, admit, explain_wait, overdue, preflight
 from fleet.ray_session import RaySession, ray_session
 from fleet.settings import LaunchSettings
 from fleet.signals import Stopper
 from fleet.states import RunState
 from fleet.verdicts import verdict_digest
 from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
-from fleet.workforce import CampaignMission, choose_helped, one_worker, running_jobs
+from fleet.workforce import (
+    CampaignMission,
+    choose_helped,
+    note_waits,
+    one_worker,
+    our_holders,
+    running_jobs,
+)
 
 POLL_S = 0.2
 SWEEP_S = 5.0
@@ -112,6 +120,7 @@ class _Campaign:
         self._stats: Any
         self._swept = time.monotonic()
         self._jobs_started = 0
+        self._nodes = session.nodes
 
     def open(self, meta: Mapping[str, Any]) -> None:
         """Brings the ledger and the stats actor up and records the plan."""
@@ -153,7 +162,7 @@ class _Campaign:
         while True:
             self._collect(reader)
             self._admit(reader)
-            self._sweep()
+            self._sweep(reader)
             over = all(mission.over for mission in self._missions.values())
             on_tick(reader, over)
             if self._stopper.signal_number is not None:
@@ -202,9 +211,9 @@ class _Campaign:
 
     def _admit(self, reader: LedgerReader) -> None:
         waiting = [m.work.job for m in self._missions.values() if not m.jobs and not m.over]
-        running = running_jobs(self._missions.values())
+        running = running_jobs(self._missions.values(), reader)
         finished = frozenset(name for name, mission in self._missions.items() if mission.over)
-        chosen = admit(waiting, running, self._session.nodes, finished=finished, on_deck=ON_DECK)
+        chosen = admit(waiting, running, self._nodes, finished=finished, on_deck=ON_DECK)
         for name in chosen:
             self._ledger.set_phase(name, "starting")
             self._start(self._missions[name], self._missions[name].work.job)
@@ -213,7 +222,7 @@ class _Campaign:
 
     def _reinforce(self, reader: LedgerReader, running: list[Job]) -> None:
         """Lends an idle slot to the mission with the longest queue."""
-        chosen = choose_helped(self._missions, running, self._session.nodes, reader)
+        chosen = choose_helped(self._missions, running, self._nodes, reader)
         if chosen is not None:
             mission = self._missions[chosen]
             self._ledger.event("info", chosen, "an idle slot joins this mission")
@@ -240,7 +249,6 @@ class _Campaign:
                 as_config(order),
                 name=name,
                 storage=str(self._settings.paths.root / "train"),
-                gpus=job.request.gpus,
             )
         )
 
@@ -316,10 +324,25 @@ class _Campaign:
             trace = "".join(tracebacks.format_exception(error)) if error else ""
             self._ledger.fail_mission(name, reason=reason, traceback=trace)
 
-    def _sweep(self) -> None:
+    def _sweep(self, reader: LedgerReader) -> None:
         if time.monotonic() - self._swept >= SWEEP_S:
             self._swept = time.monotonic()
             self._ledger.call("sweep_leases", stale_after_s=self._settings.stale_after_s)
+            self._nodes = self._session.nodes_now()
+            self._check_waits(reader)
+
+    def _check_waits(self, reader: LedgerReader) -> None:
+        """A worker group that waits for resources beyond the limit fails its mission, by name."""
+        limit_s = self._settings.max_wait_s
+        missions = self._missions.values()
+        for thread, wait in note_waits(missions, reader, self._nodes, time.monotonic()):
+            if overdue([wait], limit_s=limit_s):
+                holders = our_holders(missions, reader) + foreign_holders(self._session.namespace)
+                reason = explain_wait(wait, holders, free_nodes(), limit_s=limit_s)
+                self._ledger.event("error", thread.mission, reason)
+                self._ledger.call("request_stop", thread.mission, "waited too long for resources")
+                self._ledger.fail_mission(thread.mission, reason=reason, traceback="")
+                thread.give_up(reason)
 
     def _stop(self, reader: LedgerReader, on_tick: OnTick) -> None:
         """Asks the workers to leave, waits a little, records what is left as CANCELLED."""

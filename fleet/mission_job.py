@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from fleet.errors import FleetError
+from fleet.errors import FleetError, UnfitEnvironmentError
 from fleet.policies import Job
 
 MAX_FAILURES = 3
@@ -36,6 +36,13 @@ class JobThread:
     ended: bool = False
     noted: bool = False
     """Whether the coordinator has taken note of the end."""
+    waits_since: float | None = None
+    """Since when its workers could have come up and have not."""
+
+    def give_up(self, reason: str) -> None:
+        """Counts as ended from now on; a worker that comes up later finds nothing to lease."""
+        self.error = UnfitEnvironmentError(reason)
+        self.ended = True
 
 
 def start_job(
@@ -45,7 +52,6 @@ def start_job(
     *,
     name: str,
     storage: str,
-    gpus: float,
 ) -> JobThread:
     """Starts a mission's trainer; `JobThread.ended` turns true when its worker group is gone.
 
@@ -53,9 +59,7 @@ def start_job(
         name: fresh for every attempt; a name that Ray has seen would silently resume.
     """
     state = JobThread(mission=mission, name=name, started=time.monotonic())
-    resources = {"CPU": job.request.cpus}
-    if gpus:
-        resources["GPU"] = gpus
+    resources = job.request.as_ray()
 
     def fit() -> None:
         try:
@@ -67,8 +71,9 @@ def start_job(
                 train_loop_config=dict(config),
                 scaling_config=ScalingConfig(
                     num_workers=job.workers,
-                    use_gpu=gpus > 0,
+                    use_gpu=job.request.gpus > 0,
                     resources_per_worker=resources,
+                    label_selector=dict(job.request.labels) or None,
                 ),
                 run_config=RunConfig(
                     name=name,
@@ -78,7 +83,7 @@ def start_job(
                 ),
             ).fit()
         except Exception as error:  # noqa: BLE001 - the coordinator records it
-            state.error = error
+            state.error = state.error or error
         finally:
             state.ended = True
 
@@ -93,7 +98,7 @@ def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) ->
     Train lends no handle to its controllers; on this machine they are found by name among our own
     descendants. On a cluster the job's end takes them along.
     """
-    alive = [job for job in jobs if not job.ended]
+    alive = [job for job in jobs if job.thread.is_alive()]
     if not alive:
         return
     if local:
@@ -131,6 +136,7 @@ def mission_loop(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
+    from fleet.cluster_nodes import node_name
     from fleet.worker import Worker, open_log, parse_job
     from fleet.worker_ledger import connect
 
@@ -139,7 +145,8 @@ def mission_loop(config: dict[str, Any]) -> None:
     open_log(job.paths, job.mission)
     ledger = connect(ray.get_runtime_context().namespace)
     rank = ray.train.get_context().get_world_rank()
-    Worker(job, ledger, rank=rank, device=get_device()).run()
+    here = node_name(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
+    Worker(job, ledger, rank=rank, device=get_device(), host=here).run()
 
 
 def as_config(job: Any) -> dict[str, Any]:

@@ -62,13 +62,19 @@ class MissionWork:
     def job(self) -> Job:
         """The worker group as admission sees it."""
         wanted = self.spec.resources
+        packed = wanted.strategy == "packed"
         return Job(
             name=self.mission,
             request=Request(
-                cpus=wanted.cpus, gpus=wanted.gpus, memory_mib=float(wanted.memory_mib)
+                cpus=wanted.cpus,
+                gpus=wanted.gpus,
+                memory_mib=float(wanted.memory_mib),
+                custom=wanted.custom,
+                labels=wanted.labels,
             ),
-            workers=min(wanted.workers, len(self.packs)),
+            workers=min(wanted.workers, len(self.packs)) if packed else wanted.workers,
             depends_on=self.spec.depends_on,
+            shared=not packed,
         )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from fleet.cluster_nodes import live_nodes, possible_nodes
 from fleet.errors import UnfitEnvironmentError
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
@@ -57,8 +58,13 @@ class RaySession:
     dashboard: str
     """URL, or empty where there is none."""
     nodes: tuple[Node, ...]
+    """At the start; on a cluster also those that its autoscaler may add."""
     startup_s: float
     local: bool
+
+    def nodes_now(self) -> tuple[Node, ...]:
+        """The nodes as they stand: on a cluster they come and go."""
+        return self.nodes if self.local else possible_nodes()
 
 
 @contextlib.contextmanager
@@ -109,7 +115,7 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         yield RaySession(
             namespace=namespace,
             dashboard=url,
-            nodes=_nodes(ray),
+            nodes=live_nodes() if settings.address is None else possible_nodes(),
             startup_s=time.monotonic() - started,
             local=settings.address is None,
         )
@@ -212,23 +218,6 @@ def _job_config(settings: LaunchSettings, *, ship: bool) -> Any:
         runtime_env=environment,
         metadata={"bem_fleet_run": settings.paths.run_id, "profile": settings.profile},
     )
-
-
-def _nodes(ray: Any) -> tuple[Node, ...]:
-    found = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        has = node["Resources"]
-        found.append(
-            Node(
-                name=str(node["NodeManagerAddress"]),
-                cpus=float(has.get("CPU", 0)),
-                gpus=float(has.get("GPU", 0)),
-                memory_mib=float(has.get("memory", 0)) / 2**20,
-            )
-        )
-    return tuple(sorted(found, key=lambda node: node.name))
 
 
 def _keep_logs(folder: Path, target: Path) -> None:

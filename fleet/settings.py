@@ -123,5 +123,7 @@ class LaunchSettings:
     """A worker silent for this long is shown as stale, for twice as long as lost."""
     grace_s: float = 20.0
     """How long a worker may take to leave after a stop was asked for."""
+    max_wait_s: float = 1800.0
+    """How long a worker group may wait for resources before its mission fails with a reason."""
     max_tries: int = 3
     """Attempts of a pack whose worker dies."""

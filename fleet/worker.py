@@ -71,11 +71,18 @@ class Worker:
     """One worker process at work on one mission."""
 
     def __init__(
-        self, job: WorkerJob, ledger: WorkerLedger, *, rank: int, device: torch.device
+        self,
+        job: WorkerJob,
+        ledger: WorkerLedger,
+        *,
+        rank: int,
+        device: torch.device,
+        host: str = "",
     ) -> None:
         self._job = job
         self._ledger = ledger
         self._rank = rank
+        self._host = host or platform.node()
         self._attempt = f"{job.job}.{rank}.{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._lost: list[BaseException] = []
@@ -103,7 +110,7 @@ class Worker:
             mission=self._job.mission,
             job=self._job.job,
             rank=self._rank,
-            host=platform.node(),
+            host=self._host,
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
         )

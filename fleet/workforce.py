@@ -5,18 +5,21 @@ Knows what the coordinator remembers of a mission; reads the ledger, starts and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fleet.between_seeds import SeedWatch
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_job import JobThread
 from fleet.plan import MissionWork
-from fleet.policies import Job, Load, Node, place, reinforce
+from fleet.policies import Holder, Job, Load, Node, Wait, place, reinforce
 
 STARTUP_S = 12.0
 """Seconds that a new worker group needs on a busy machine (measured)."""
+_LEFT = frozenset({"left", "stopped"})
+"""Outcomes of attempts that nobody restarts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,14 +43,73 @@ class CampaignMission:
         return self.verdict is not None
 
 
-def running_jobs(missions: Iterable[CampaignMission]) -> list[Job]:
-    """Every worker group that is up or on deck, the helpers of a mission each for itself."""
+def running_jobs(missions: Iterable[CampaignMission], reader: LedgerReader) -> list[Job]:
+    """Every worker group that is up or on deck, the helpers of a mission each for itself.
+
+    Workers that reported count on the node where they are.
+    """
     found = []
     for mission in missions:
-        for number, job in enumerate(mission.jobs):
-            if not job.ended:
-                found.append(mission.work.job if not number else one_worker(mission.work.job))
+        for number, thread in enumerate(mission.jobs):
+            if not thread.ended:
+                job = mission.work.job if not number else one_worker(mission.work.job)
+                up, gone = _ranks(thread, reader)
+                found.append(replace(job, workers=job.workers - gone, at=up))
     return found
+
+
+def _ranks(thread: JobThread, reader: LedgerReader) -> tuple[tuple[str, ...], int]:
+    """(nodes of the workers that are up, workers that have left for good) of a group."""
+    newest = {
+        attempt.rank: attempt
+        for attempt in reader.attempts(thread.mission)
+        if attempt.job == thread.name
+    }
+    up = tuple(attempt.host for attempt in newest.values() if attempt.ended_at is None)
+    return up, sum(attempt.outcome in _LEFT for attempt in newest.values())
+
+
+def note_waits(
+    missions: Iterable[CampaignMission],
+    reader: LedgerReader,
+    nodes: tuple[Node, ...],
+    now: float,
+) -> list[tuple[JobThread, Wait]]:
+    """Worker groups with workers still to come up although their turn has come.
+
+    A group on deck waits for its own launch's missions, which is no wait to complain of.
+    """
+    found = []
+    free = nodes
+    for mission in missions:
+        for thread, job in zip(
+            (t for t in mission.jobs if not t.ended), running_jobs([mission], reader), strict=True
+        ):
+            left = place([job], free)
+            if left is None or len(job.at) >= job.workers:
+                thread.waits_since = None
+                free = free if left is None else left
+                continue
+            free = left
+            if thread.waits_since is None:
+                thread.waits_since = now
+            wait = Wait(
+                mission=thread.mission,
+                request=job.request,
+                workers=job.workers - len(job.at),
+                waited_s=now - thread.waits_since,
+            )
+            found.append((thread, wait))
+    return found
+
+
+def our_holders(missions: Iterable[CampaignMission], reader: LedgerReader) -> list[Holder]:
+    """What this launch's own workers hold, node by node."""
+    return [
+        Holder(who=f"mission {job.name}", what=f"{count} x ({job.request})", node=node)
+        for job in running_jobs(missions, reader)
+        for node, count in Counter(job.at).items()
+    ]
 
 
 def choose_helped(
@@ -81,4 +143,4 @@ def choose_helped(
 
 def one_worker(job: Job) -> Job:
     """A worker group of one, for a mission that is helped."""
-    return Job(name=job.name, request=job.request, workers=1, depends_on=job.depends_on)
+    return replace(job, workers=1, at=())

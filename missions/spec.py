@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from missions.errors import SpecError
+from missions.resources import ResourcesConfig
 from missions.spec_errors import describe
 from stats.gates import GateConfig
 from stats.sequential.futility import FutilityConfig
@@ -62,17 +63,6 @@ class ExamplesConfig(_Strict):
     train: int = Field(ge=1)
     dev: int = Field(ge=1)
     test: int = Field(ge=1)
-
-
-class ResourcesConfig(_Strict):
-    """What one worker of the mission asks for."""
-
-    workers: int = Field(default=1, ge=1)
-    cpus: float = Field(default=1, gt=0)
-    gpus: float = Field(default=0, ge=0)
-    memory_mib: int = Field(default=2048, ge=128)
-    expected_cpu_s: float = Field(default=0, ge=0)
-    """Measured CPU seconds of the whole mission on the laptop profile; shown by --dry-run."""
 
 
 class MissionSpec(_Strict):
@@ -145,6 +135,10 @@ class MissionSpec(_Strict):
         for rule in ("looks", "futility"):
             if document[rule] is None:
                 del document[rule]
+        # Likewise one that asks for no particular place and no shared run.
+        for field, default in (("custom", {}), ("labels", {}), ("strategy", "packed")):
+            if document["resources"][field] == default:
+                del document["resources"][field]
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,6 +13,7 @@ from fleet.errors import NotFoundError
 from fleet.ledger import chain
 from fleet.ledger.database import open_reader
 from fleet.ledger.records import (
+    AttemptRow,
     Decision,
     Event,
     MissionRow,
@@ -125,6 +126,16 @@ class LedgerReader:
         )
         names = [column[0] for column in rows.description]
         return [ResultRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+
+    def attempts(self, mission: str | None = None) -> list[AttemptRow]:
+        """Worker processes in the order in which they reported."""
+        rows = self._cx.execute(
+            "SELECT attempt, mission, job, rank, host, started_at, ended_at, outcome"
+            " FROM attempts WHERE ?1 IS NULL OR mission = ?1 ORDER BY started_at, attempt",
+            (mission,),
+        )
+        names = [column[0] for column in rows.description]
+        return [AttemptRow(**dict(zip(names, row, strict=True))) for row in rows.fetchall()]
 
     def decisions(self) -> list[Decision]:
         """The whole chain, verified.

@@ -107,6 +107,22 @@ class MissionRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptRow:
+    """A worker process that reported for work."""
+
+    attempt: str
+    mission: str
+    job: str
+    """Its worker group."""
+    rank: int
+    host: str
+    """Name of the node on which it runs."""
+    started_at: float
+    ended_at: float | None
+    outcome: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ResultRow:
     """A registered result."""
 

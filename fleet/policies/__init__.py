@@ -3,22 +3,24 @@
 Nothing here reads a clock, a file or Ray; the coordinator observes, asks and acts.
 """
 
+from fleet.policies.nodes import Job, Node, Request, assign, matches, place, take
 from fleet.policies.placement import (
-    Job,
+    Admission,
     Load,
-    Node,
-    Request,
+    admission,
     admit,
-    place,
     preflight,
     reinforce,
     schedule,
 )
 from fleet.policies.retry import Cause, LeaseVerdict, RetryDecision, judge_lease, retry
 from fleet.policies.seeds import Standing, complete_seeds, early_end, next_view
+from fleet.policies.waiting import Holder, Wait, explain_wait, overdue
 
 __all__ = [
+    "Admission",
     "Cause",
+    "Holder",
     "Job",
     "LeaseVerdict",
     "Load",
@@ -26,14 +28,21 @@ __all__ = [
     "Request",
     "RetryDecision",
     "Standing",
+    "Wait",
+    "admission",
     "admit",
+    "assign",
     "complete_seeds",
     "early_end",
+    "explain_wait",
     "judge_lease",
+    "matches",
     "next_view",
+    "overdue",
     "place",
     "preflight",
     "reinforce",
     "retry",
     "schedule",
+    "take",
 ]

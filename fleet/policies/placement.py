@@ -1,71 +1,11 @@
-"""Who gets which machine: placement, admission, preflight, helpers of long queues. Pure."""
+"""Who starts when: preflight, admission with a reservation for whom waits long, helpers. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """What one worker asks for."""
-
-    cpus: float
-    gpus: float = 0.0
-    memory_mib: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """What one machine has."""
-
-    name: str
-    cpus: float
-    gpus: float = 0.0
-    memory_mib: float = 0.0
-
-    def fits(self, request: Request) -> bool:
-        """Whether one worker of this request has room here."""
-        return (
-            request.cpus <= self.cpus + _SLACK
-            and request.gpus <= self.gpus + _SLACK
-            and request.memory_mib <= self.memory_mib + _SLACK
-        )
-
-    def without(self, request: Request) -> Node:
-        """The node with the request's share taken."""
-        return Node(
-            name=self.name,
-            cpus=self.cpus - request.cpus,
-            gpus=self.gpus - request.gpus,
-            memory_mib=self.memory_mib - request.memory_mib,
-        )
-
-
-_SLACK = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """A mission's worker group as the admission sees it."""
-
-    name: str
-    request: Request
-    """Of one worker."""
-    workers: int = 1
-    depends_on: tuple[str, ...] = ()
-
-
-def place(jobs: Sequence[Job], nodes: Sequence[Node]) -> tuple[Node, ...] | None:
-    """What is left of the nodes after first-fit placement of all workers, or None."""
-    free = list(nodes)
-    for job in jobs:
-        for _ in range(job.workers):
-            at = next((i for i, node in enumerate(free) if node.fits(job.request)), None)
-            if at is None:
-                return None
-            free[at] = free[at].without(job.request)
-    return tuple(free)
+from fleet.policies.nodes import Job, Node, Request, assign, matches, place, take
 
 
 def preflight(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[str]:
@@ -75,18 +15,64 @@ def preflight(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[str]:
         if not nodes:
             problems.append(f"Mission {job.name}: the cluster has no node.")
             continue
-        largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory_mib))
         if not any(node.fits(job.request) for node in nodes):
-            problems.append(
-                f"Mission {job.name} asks for {_amount(job.request)} a worker; the largest node "
-                f"({largest.name}) has {_amount(largest)}."
-            )
+            problems.append(_too_large(job, nodes))
         elif place([job], nodes) is None:
+            holds = _most_workers(job, nodes)
             problems.append(
-                f"Mission {job.name} asks for {job.workers} workers of {_amount(job.request)}; "
-                f"{len(nodes)} node(s) together do not hold them."
+                f"Mission {job.name} asks for {job.workers} workers of {job.request}; "
+                f"{len(nodes)} node(s) together hold {holds} of them when idle."
             )
     return problems
+
+
+def _too_large(job: Job, nodes: Sequence[Node]) -> str:
+    largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory_mib))
+    text = f"Mission {job.name} asks for {job.request} a worker; "
+    wanted = job.request.labels
+    if wanted and not any(matches(wanted, node.labels) for node in nodes):
+        found = sorted(
+            {f"{key}={node.labels.get(key, '(absent)')}" for node in nodes for key in wanted}
+        )
+        return f"{text}no node has these labels; the cluster has {', '.join(found)}."
+    if wanted:
+        matching = [node for node in nodes if matches(wanted, node.labels)]
+        largest = max(matching, key=lambda node: (node.gpus, node.cpus, node.memory_mib))
+        return f"{text}the largest node with these labels ({largest.name}) has {largest}."
+    missing = [
+        name
+        for name, amount in job.request.custom.items()
+        if not any(node.custom.get(name, 0.0) >= amount for node in nodes)
+    ]
+    if missing:
+        most = ", ".join(
+            f"{max(node.custom.get(name, 0.0) for node in nodes):g} {name}" for name in missing
+        )
+        return f"{text}no node has more than {most}."
+    return f"{text}the largest node ({largest.name}) has {largest}."
+
+
+def _most_workers(job: Job, nodes: Sequence[Node]) -> int:
+    count, free = 0, tuple(nodes)
+    one = Job(name=job.name, request=job.request)
+    while (at := assign(one, free)) is not None:
+        free = take(one, at, free)
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """What to start now."""
+
+    start: tuple[str, ...]
+    """Jobs that fit, in the order in which they start."""
+    on_deck: tuple[str, ...] = ()
+    """Jobs started ahead of their resources."""
+    reserved_for: str = ""
+    """The job for which nodes are kept free, if one has waited too long."""
+    at: tuple[tuple[int, ...], ...] = ()
+    """Positions of the nodes that `start` was given, job by job."""
 
 
 def admit(
@@ -96,39 +82,149 @@ def admit(
     *,
     finished: frozenset[str] = frozenset(),
     on_deck: int = 0,
+    waited_s: Mapping[str, float] | None = None,
+    patience_s: float = float("inf"),
 ) -> tuple[str, ...]:
-    """Names of the waiting jobs to start now.
+    """Names of the waiting jobs to start now; see `admission`."""
+    decision = admission(
+        waiting,
+        running,
+        nodes,
+        finished=finished,
+        on_deck=on_deck,
+        waited_s=waited_s,
+        patience_s=patience_s,
+    )
+    return (*decision.start, *decision.on_deck)
+
+
+def admission(
+    waiting: Sequence[Job],
+    running: Sequence[Job],
+    nodes: Sequence[Node],
+    *,
+    finished: frozenset[str] = frozenset(),
+    on_deck: int = 0,
+    waited_s: Mapping[str, float] | None = None,
+    patience_s: float = float("inf"),
+) -> Admission:
+    """What to start now.
 
     Jobs start in the order of `waiting`, each as soon as its workers fit beside the running
-    ones; a job that does not fit does not hold up a smaller one behind it. `on_deck` more jobs
+    ones; a job that does not fit does not hold up a smaller one behind it, until it has waited
+    for `patience_s`: then the nodes on which it will soonest have room are kept for it, and
+    others start only where they do not delay it. So every wait is bounded. `on_deck` more jobs
     may be started ahead of their resources: their controller comes up while the others work, and
     their workers wait for the first free slot.
 
     Args:
-        running: jobs already started, those on deck included.
+        running: jobs already started, oldest first, those on deck included.
         finished: missions that `depends_on` may name as ended.
+        waited_s: seconds for which each job could have started had there been room.
     """
     names = {job.name for job in (*waiting, *running)}
-    free = list(nodes)
+    free = tuple(nodes)
     ahead = 0
+    placed: list[Job] = []
     for job in running:
         left = place([job], free)
         if left is None:
             ahead += 1
         else:
-            free = list(left)
-    chosen = []
+            free = left
+            placed.append(job)
+    later: tuple[Node, ...] | None = None
+    reserved_for = ""
+    start: list[str] = []
+    at: list[tuple[int, ...]] = []
+    deck: list[str] = []
+    hopeless: list[tuple[Request, int]] = []
     for job in waiting:
         if any(name in names and name not in finished for name in job.depends_on):
             continue
-        left = place([job], free)
-        if left is not None and ahead == 0:
-            free = list(left)
-            chosen.append(job.name)
+        seats = None
+        if ahead == 0 and not _known(hopeless, job):
+            seats = assign(job, free) if later is None else _assign_beside(job, free, later)
+        if seats is not None:
+            free = take(job, seats, free)
+            later = None if later is None else take(job, seats, later)
+            start.append(job.name)
+            at.append(seats)
+            continue
+        hopeless.append((job.request, job.workers))
+        if later is None and waited_s and waited_s.get(job.name, 0.0) >= patience_s:
+            later = _with_room_for(job, placed, free)
+            reserved_for = job.name if later is not None else ""
+            hopeless.clear()
         elif ahead < on_deck:
             ahead += 1
-            chosen.append(job.name)
-    return tuple(chosen)
+            deck.append(job.name)
+    return Admission(
+        start=tuple(start), on_deck=tuple(deck), reserved_for=reserved_for, at=tuple(at)
+    )
+
+
+def _known(hopeless: Sequence[tuple[Request, int]], job: Job) -> bool:
+    """Whether a job of the same shape has failed to fit already; room only shrinks."""
+    return any(request == job.request and workers <= job.workers for request, workers in hopeless)
+
+
+def _with_room_for(
+    job: Job, running: Sequence[Job], free: tuple[Node, ...]
+) -> tuple[Node, ...] | None:
+    """The nodes as they will be when the job has its place: running jobs end oldest first."""
+    positions = {node.name: i for i, node in enumerate(free)}
+    state = list(free)
+    for older in running:
+        for name in older.at:
+            if name in positions:
+                state[positions[name]] = _with(state[positions[name]], older.request)
+        at = assign(job, state)
+        if at is not None:
+            return take(job, at, state)
+    return None
+
+
+def _with(node: Node, request: Request) -> Node:
+    """The node with a worker's share given back."""
+    shares, gpus = list(node.shares), node.gpus + request.gpus
+    if 0 < request.gpus < 1 and shares:
+        # Which GPU it was is not recorded: the fullest one that becomes whole no sooner than it is.
+        fullest = min(shares)
+        shares.remove(fullest)
+        if fullest + request.gpus < 1 - 1e-6:
+            shares.append(fullest + request.gpus)
+    custom = {name: amount + request.custom.get(name, 0.0) for name, amount in node.custom.items()}
+    return Node(
+        name=node.name,
+        cpus=node.cpus + request.cpus,
+        gpus=gpus,
+        memory_mib=node.memory_mib + request.memory_mib,
+        custom=custom,
+        labels=node.labels,
+        shares=tuple(shares),
+    )
+
+
+def _assign_beside(job: Job, free: Sequence[Node], later: Sequence[Node]) -> tuple[int, ...] | None:
+    """Positions that have room now and still have it when the reserved job has its place."""
+    both = [
+        now if now.fits(job.request) and then.fits(job.request) else _full(now)
+        for now, then in zip(free, later, strict=True)
+    ]
+    at = assign(job, both)
+    if at is None:
+        return None
+    left = list(later)
+    for position in at:
+        if not left[position].fits(job.request):
+            return None
+        left[position] = left[position].without(job.request)
+    return at
+
+
+def _full(node: Node) -> Node:
+    return Node(name=node.name, cpus=0.0, labels=node.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +253,8 @@ def reinforce(
     useful = [
         load
         for load in running
-        if load.open_packs > 0
+        if not load.job.shared
+        and load.open_packs > 0
         and load.open_packs * load.pack_s > 2 * startup_s
         and load.helpers <= load.open_packs
         and place([load.job], free) is not None
@@ -175,7 +272,3 @@ def schedule(durations: Mapping[str, float], slots: int) -> float:
         at = min(range(len(ends)), key=ends.__getitem__)
         ends[at] += duration
     return max(ends)
-
-
-def _amount(what: Request | Node) -> str:
-    return f"{what.cpus:g} CPU, {what.gpus:g} GPU, {what.memory_mib:,.0f} MiB"
