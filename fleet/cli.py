@@ -21,7 +21,10 @@ from fleet.commands.judge import judge
 from fleet.commands.launch import launch
 from fleet.commands.missions import missions
 from fleet.commands.plan_stats import plan_stats
+from fleet.commands.promote import promote
+from fleet.commands.registry import registry
 from fleet.commands.report import report
+from fleet.commands.rollback import rollback
 from fleet.commands.status import status
 from fleet.commands.validate import validate
 from fleet.commands.watch import watch
@@ -37,9 +40,23 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a mission failed, 2 usage, 3 configuration, 4 environment, "
     "5 storage, 6 not found, 7 nothing promoted, 75 preempted, 130/143 signals.",
 )
-COMMANDS = (launch, status, watch, report, missions, doctor, validate, judge, calibrate, plan_stats)
+COMMANDS = (
+    launch,
+    status,
+    watch,
+    report,
+    promote,
+    rollback,
+    missions,
+    doctor,
+    validate,
+    judge,
+    calibrate,
+    plan_stats,
+)
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(registry)
 
 
 def main() -> None:
@@ -87,7 +104,7 @@ def _tell_usage(error: TyperException, arguments: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(message)
         return error.exit_code
-    known = {command.__name__.replace("_", "-") for command in COMMANDS}
+    known = {command.__name__.replace("_", "-") for command in COMMANDS} | {"registry"}
     command = next((word for word in arguments if word in known), "")
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.stderr.write(f"  next: python fleet.py {f'{command} ' if command else ''}--help\n")

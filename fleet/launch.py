@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,8 @@ class Order:
     address: str | None
     cpus: int
     runs_dir: Path
+    registry: Path | None = None
+    """Where PROMOTE verdicts are registered at the end; None leaves the registry alone."""
     catalog: str = CATALOG
     """Where missions come from; no command offers another one."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
@@ -180,6 +182,7 @@ def _run(
         error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
         raise
     page, document = write(paths, wall_time_s=time.time() - started)
+    document["promotions"], unpromoted = _promote(paths, order, say)
     if order.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
@@ -189,6 +192,12 @@ def _run(
     say(f"done {time.time() - started:.0f} s after the command was given")
     with LedgerReader(paths.ledger) as reader:
         errors = len(reader.events(level="error")) + len(reader.events(level="alarm"))
+    if unpromoted:
+        raise StorageError(
+            f"{unpromoted[0]} The verdicts stand. Report: {page}",
+            log=unpromoted[0].log or str(paths.logs),
+            go_on=f"python fleet.py promote {plan.run_id}",
+        )
     if result.failed or errors:
         what = f"missions {', '.join(result.failed)} failed" if result.failed else "errors"
         raise FleetError(
@@ -204,6 +213,22 @@ def _run(
             go_on=f"python fleet.py report {plan.run_id}",
         )
     return 0
+
+
+def _promote(
+    paths: RunPaths, order: Order, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[FleetError]]:
+    """Registers what the launch proved, and says of every mission what became of it and why."""
+    if order.registry is None:
+        say("nothing is registered (--no-promote)")
+        return [], []
+    from fleet.registry.promotion import note_in_ledger, promote_launch
+
+    outcomes, errors = promote_launch(paths, order.registry, catalog=order.catalog)
+    note_in_ledger(paths, outcomes)
+    for outcome in outcomes:
+        say(f"{outcome.mission}: {f'{outcome.model} ' if outcome.model else ''}{outcome.text}")
+    return [outcome.to_dict() for outcome in outcomes], errors
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from fleet.errors import NotFoundError, UsageError
 from fleet.provenance import code_version
 
 RUNS_DIR = Path("runs")
+REGISTRY_DIR = Path("registry")
+"""Promoted models; beside `runs/`, for one registry serves many launches."""
 MIN_FREE_MIB = 512
 """Disk that a launch wants to find free."""
 MIN_MEMORY_MIB = 4096

@@ -5,6 +5,7 @@ MissionError (ValueError)
 |-- UnknownMissionError  a mission id that is not registered
 |-- BaseBelowFloorError  the base model lacks a skill that the mission needs
 |-- LeakError            an item of test stands in a training stream
+|-- NotServableError     an arm that cannot be served, with the reason
 `-- LockedSplitError     test scores were asked for before the arm was frozen, or after it changed
 
 Each carries one line of text only, so that it survives pickling between processes.
@@ -31,6 +32,10 @@ class BaseBelowFloorError(MissionError):
 
 class LeakError(MissionError):
     """A held-out item was found in a training stream."""
+
+
+class NotServableError(MissionError):
+    """An arm that is no model to serve; says why."""
 
 
 class LockedSplitError(MissionError):

@@ -18,6 +18,8 @@ import torch
 from pydantic import BaseModel
 
 from bem.base import BaseModel as FrozenBase
+from missions.errors import NotServableError
+from missions.export import ExportedModel
 from missions.spec import MissionSpec
 from missions.split_lock import SplitLock
 from stats.scores import ScoreTable
@@ -168,6 +170,8 @@ class Mission(ABC):
     id: ClassVar[str]
     params_model: ClassVar[type[BaseModel]]
     """Pydantic model (`extra="forbid", frozen=True`) that parses `params:` of mission.yaml."""
+    seed_figure: ClassVar[str] = "final_loss"
+    """Figure of `Artifact.figures` whose median names the seed that is served; never of test."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -201,3 +205,13 @@ class Mission(ABC):
     ) -> Sequence[ReportTable | ReportFigure]:
         """Tables and curves beyond the gates (none by default)."""
         return ()
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        """Writes the run's arm into the empty `folder` as a model to serve (see missions.export).
+
+        Raises:
+            NotServableError: the arm is no model (or the mission never says how it would be one).
+        """
+        raise NotServableError(f"Mission {spec.id} does not say how arm '{run.arm}' is served.")

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir
+from fleet.commands.options import (
+    DEFAULT_REGISTRY,
+    DEFAULT_RUNS_DIR,
+    AsJson,
+    RegistryDir,
+    RunsDir,
+)
 
 
 def launch(
@@ -42,6 +48,9 @@ def launch(
     require_promotion: Annotated[
         bool, typer.Option("--require-promotion", help="Exit 7 where no mission is promoted.")
     ] = False,
+    no_promote: Annotated[
+        bool, typer.Option("--no-promote", help="Leave the registry alone whatever the verdicts.")
+    ] = False,
     address: Annotated[
         str, typer.Option("--address", help="An existing Ray cluster instead of this machine.")
     ] = "",
@@ -49,6 +58,7 @@ def launch(
         int, typer.Option("--cpus", min=0, help="Worker slots here; 0 takes every usable core.")
     ] = 0,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    registry: RegistryDir = DEFAULT_REGISTRY,
 ) -> int:
     """Run missions to their verdicts: plan, train, evaluate, judge, report."""
     from fleet.launch import Order, carry_out
@@ -65,6 +75,7 @@ def launch(
         address=address or None,
         cpus=cpus,
         runs_dir=Path(runs_dir),
+        registry=None if no_promote else Path(registry),
     )
     return carry_out(order)
 

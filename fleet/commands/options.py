@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.settings import RUNS_DIR
+from fleet.settings import REGISTRY_DIR, RUNS_DIR
 
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", help="Where launches keep their ledgers and reports.")
@@ -18,4 +18,9 @@ RunArgument = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; logs go to stderr.")
 ]
+RegistryDir = Annotated[Path, typer.Option("--registry", help="Where promoted models are kept.")]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Why, in a sentence; recorded beside the decision.")
+]
 DEFAULT_RUNS_DIR = RUNS_DIR
+DEFAULT_REGISTRY = REGISTRY_DIR

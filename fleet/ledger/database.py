@@ -1,5 +1,6 @@
-"""Opens the ledger's SQLite file: for its one writer, or read-only for anybody.
+"""Opens an SQLite file of the fleet: for its one writer, or read-only for anybody.
 
+The ledger is one such file, the registry another: `Schema` says which tables, of which version.
 The writer holds an exclusive lock on a file beside the database for as long as it lives, so a
 second writer is refused at once instead of waiting. The operating system drops the lock when the
 process dies, however it dies.
@@ -11,8 +12,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -22,6 +24,32 @@ from fleet.ledger.files import refuse_network_file_system
 from fleet.ledger.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
 
 _LOCK_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schema:
+    """What a file holds."""
+
+    kind: str
+    """Word for it in errors."""
+    option: str
+    """Command line option that puts it elsewhere."""
+    statements: str
+    version: int
+    oldest: int
+    """Oldest version that is read, and migrated by a writer."""
+    migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Version -> statements that lead to the next."""
+
+
+LEDGER = Schema(
+    kind="ledger",
+    option="--runs-dir",
+    statements=SCHEMA,
+    version=VERSION,
+    oldest=OLDEST,
+    migrations=MIGRATIONS,
+)
 
 
 def lock_for_writing(path: Path) -> IO[str]:
@@ -62,14 +90,14 @@ def has_writer(path: Path) -> bool:
     return False
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Opens, and where it is new creates or older migrates, the ledger for writing.
+def open_writer(path: Path, schema: Schema = LEDGER) -> sqlite3.Connection:
+    """Opens, and where it is new creates or older migrates, the file for writing.
 
     Raises:
-        LedgerError: not a ledger, or of a schema version that this program does not know.
+        LedgerError: not such a file, or of a schema version that this program does not know.
         StorageError: a network file system, or the disk refused.
     """
-    refuse_network_file_system(path.parent)
+    refuse_network_file_system(path.parent, what=schema.kind, option=schema.option)
     try:
         cx = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         cx.execute("PRAGMA journal_mode=WAL")
@@ -78,38 +106,40 @@ def open_writer(path: Path) -> sqlite3.Connection:
         with transaction(cx):
             tables = cx.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not tables:
-                for statement in SCHEMA.split(";"):
+                for statement in schema.statements.split(";"):
                     if statement.strip():
                         cx.execute(statement)
-                cx.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(VERSION),))
+                number = (str(schema.version),)
+                cx.execute("INSERT INTO meta VALUES ('schema_version', ?)", number)
     except sqlite3.DatabaseError as error:
-        raise StorageError(f"{path}: cannot be opened as a ledger: {error}") from None
-    version = _check_version(cx, path)
-    if version != VERSION:
+        raise StorageError(f"{path}: cannot be opened as a {schema.kind}: {error}") from None
+    version = _check_version(cx, path, schema)
+    if version != schema.version:
         with transaction(cx):
-            for step in range(version, VERSION):
-                for statement in MIGRATIONS[step]:
+            for step in range(version, schema.version):
+                for statement in schema.migrations[step]:
                     cx.execute(statement)
-            cx.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(VERSION),))
+            number = (str(schema.version),)
+            cx.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", number)
     return cx
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Opens the ledger read-only.
+def open_reader(path: Path, schema: Schema = LEDGER) -> sqlite3.Connection:
+    """Opens the file read-only.
 
     Raises:
         LedgerError: there is none, or of a schema version that this program does not know.
     """
     if not path.is_file():
-        raise LedgerError(f"No ledger at {path}.")
+        raise LedgerError(f"No {schema.kind} at {path}.")
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
     try:
         cx = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=30
         )
-        _check_version(cx, path)
+        _check_version(cx, path, schema)
     except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{path}: cannot be read as a ledger: {error}") from None
+        raise LedgerError(f"{path}: cannot be read as a {schema.kind}: {error}") from None
     return cx
 
 
@@ -128,21 +158,21 @@ def transaction(cx: sqlite3.Connection) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if cx.in_transaction:
             cx.execute("ROLLBACK")
-        raise StorageError(f"The ledger refused a write: {error}") from None
+        raise StorageError(f"The database refused a write: {error}") from None
 
 
-def _check_version(cx: sqlite3.Connection, path: Path) -> int:
+def _check_version(cx: sqlite3.Connection, path: Path, schema: Schema) -> int:
     """The file's schema version, if this program knows it."""
     try:
         row = cx.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
     except sqlite3.OperationalError:
         row = None
     if row is None:
-        raise LedgerError(f"{path} is not a ledger of this program.")
+        raise LedgerError(f"{path} is not a {schema.kind} of this program.")
     version = int(row[0])
-    if not OLDEST <= version <= VERSION:
+    if not schema.oldest <= version <= schema.version:
         raise LedgerError(
-            f"{path} has schema version {version}; this program reads {OLDEST} to {VERSION}. "
-            "Read it with the version that wrote it."
+            f"{path} has schema version {version}; this program reads {schema.oldest} to "
+            f"{schema.version}. Read it with the version that wrote it."
         )
     return version

@@ -89,11 +89,13 @@ def file_system_of(path: Path) -> tuple[str, str]:
     return best
 
 
-def refuse_network_file_system(path: Path) -> None:
-    """Raises StorageError where the ledger would lie on a network file system."""
+def refuse_network_file_system(
+    path: Path, *, what: str = "ledger", option: str = "--runs-dir"
+) -> None:
+    """Raises StorageError where `what` would lie on a network file system."""
     mount, kind = file_system_of(path)
     if kind.lower() in NETWORK_FILE_SYSTEMS:
         raise StorageError(
-            f"{path} lies on a network file system ({kind} at {mount}); the ledger needs a local "
-            "disk. Give another folder with --runs-dir."
+            f"{path} lies on a network file system ({kind} at {mount}); the {what} needs a local "
+            f"disk. Give another folder with {option}."
         )

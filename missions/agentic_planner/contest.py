@@ -51,8 +51,8 @@ from missions.agentic_planner.skills import (
 from missions.agentic_planner.world import Item
 from missions.seeding import numpy_generator, torch_generator
 
-_POLICY = "policy.safetensors"
-_CHOICE = "choice.json"
+POLICY = "policy.safetensors"
+CHOICE = "choice.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,12 +311,12 @@ def adapter_digest(folder: Path) -> str:
 def save_policy(policy: MacroPolicy, folder: Path) -> None:
     """Writes the macro-policy with its feature scaling."""
     tensors = {key: t.detach().cpu().contiguous() for key, t in policy.state_dict().items()}
-    write_durably(folder / _POLICY, save(tensors))
+    write_durably(folder / POLICY, save(tensors))
 
 
 def load_policy(folder: Path, space: PlanSpace, device: torch.device) -> MacroPolicy:
     """The macro-policy that `save_policy` wrote."""
-    tensors = load_file(folder / _POLICY)
+    tensors = load_file(folder / POLICY)
     width, feature_size = tensors["trunk_HF"].shape
     policy = MacroPolicy(
         space, feature_size=feature_size, width=width, generator=torch.Generator().manual_seed(0)
@@ -341,12 +341,12 @@ def save_choice(folder: Path, rule: str, plan: str, setting: Setting) -> None:
     choice = Choice(
         rule=rule, plan=plan, budget=dict(setting.budget), horizon=setting.space.horizon
     )
-    write_durably(folder / _CHOICE, (choice.model_dump_json(indent=1) + "\n").encode())
+    write_durably(folder / CHOICE, (choice.model_dump_json(indent=1) + "\n").encode())
 
 
 def load_choice(folder: Path, base: FrozenBase, rows: int) -> tuple[Choice, Setting]:
     """What `save_choice` wrote, and the setting under which the arm was trained."""
-    choice = Choice.model_validate_json((folder / _CHOICE).read_bytes())
+    choice = Choice.model_validate_json((folder / CHOICE).read_bytes())
     setting = Setting(
         marks=Marks.of(base.tokenizer),
         space=PlanSpace(SKILLS, choice.horizon),

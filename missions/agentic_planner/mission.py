@@ -9,6 +9,7 @@ single plan of the train queries, a random plan, the best plan in hindsight).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -32,9 +33,11 @@ from missions.agentic_planner.scoring import (
     run_plans,
     with_plans,
 )
+from missions.agentic_planner.served import write_served
 from missions.agentic_planner.skills import FUSED, SKILL_ADAPTERS, Log
 from missions.data.splits import SPLITS
-from missions.errors import SpecError
+from missions.errors import NotServableError, SpecError
+from missions.export import ExportedModel
 from missions.protocol import (
     Artifact,
     Context,
@@ -62,6 +65,7 @@ class AgenticPlanner(Mission):
 
     id: ClassVar[str] = "A"
     params_model: ClassVar[type[BaseModel]] = Params
+    seed_figure: ClassVar[str] = "dev_em"
 
     def __init__(self) -> None:
         self._plans: dict[tuple[str, ...], PlanAnswers] = {}
@@ -146,6 +150,23 @@ class AgenticPlanner(Mission):
         else:
             plans = [setting.space.plans[int(i)] for i in em_table(scored, chains).argmax(1)]
         return scores_of(run, scored.of(plans), chains)
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        rule = _rule(spec, run)
+        if rule in ("random", "oracle"):
+            raise NotServableError(
+                f"Mission {spec.id}, arm '{run.arm}': a {rule} plan is a yardstick, no model."
+            )
+        adapters = (FUSED,) if rule in FUSED_RULES else SKILL_ADAPTERS
+        write_served(spec, artifact.path, folder, ctx, rule=rule, adapters=adapters)
+        return ExportedModel(
+            kind="planner",
+            base_model=spec.base_model,
+            base_digest=ctx.base().digest,
+            serving={"rule": rule, "adapters": list(adapters)},
+        )
 
     def report_extras(
         self,

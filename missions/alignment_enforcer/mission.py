@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -48,7 +49,8 @@ from missions.alignment_enforcer.training import (
     train_skill,
 )
 from missions.base_model import check_floor
-from missions.errors import SpecError
+from missions.errors import NotServableError, SpecError
+from missions.export import ExportedModel, copy_file, write_adapters
 from missions.protocol import (
     Artifact,
     Context,
@@ -85,6 +87,7 @@ class AlignmentEnforcer(Mission):
 
     id: ClassVar[str] = "C"
     params_model: ClassVar[type[BaseModel]] = MissionParams
+    seed_figure: ClassVar[str] = "dev_benign_loss"
 
     def __init__(self) -> None:
         self._test_store = PrefillStore(keep=True)
@@ -128,6 +131,30 @@ class AlignmentEnforcer(Mission):
             store.enter(f"{record.skill_sha256} {spec.digest()}")
             curve = spec.arms[run.arm].role != "ablation" and model.method in ("branch", "overlay")
             return score_items(model, record, items, run, params, store, split, curve)
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        """Skill and branch; the skill acts when the folder is loaded, the branch when a server
+        turns its knob. The branch reads the base's hidden states, so it lies over any skill."""
+        record = artifacts_on_disk.read_record(artifact.path)
+        if record.method == "classifier":
+            raise NotServableError(
+                f"Mission {spec.id}, arm '{run.arm}': a classifier before a hard refusal has no "
+                "knob and no weights over the base; it is a control, not an overlay."
+            )
+        names = (SKILL, SAFETY) if record.has_adapter else (SKILL,)
+        adapters = {name: artifact.path / name for name in names}
+        write_adapters(ctx.base(), spec.base_model, adapters, folder, active=(SKILL,))
+        copy_file(artifact.path / artifacts_on_disk.ARM, folder / artifacts_on_disk.ARM)
+        if record.head_width is not None:
+            copy_file(artifact.path / artifacts_on_disk.HEAD, folder / artifacts_on_disk.HEAD)
+        return ExportedModel(
+            kind="overlay" if record.has_adapter else "adapter",
+            base_model=spec.base_model,
+            base_digest=ctx.base().digest,
+            serving={"knob": record.knob, "skill": SKILL, "safety": SAFETY},
+        )
 
     def report_extras(
         self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable

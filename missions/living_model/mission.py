@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from bem.checkpoint import load_adapter, save_adapter
 from bem.data import encode
 from bem.evaluate import teacher_forced_exact_match
 from bem.injection import AdapterHost
 from missions.base_model import check_floor
+from missions.errors import NotServableError
+from missions.export import ExportedModel, write_adapters
 from missions.living_model.data import (
     Dataset,
     Item,
@@ -20,6 +23,7 @@ from missions.living_model.data import (
     to_examples,
 )
 from missions.living_model.feedback import schedule
+from missions.living_model.online import ONLINE, write_online
 from missions.living_model.params import ArmParams, LivingModelParams
 from missions.living_model.report import extras
 from missions.living_model.running_gain import gain_figure
@@ -169,6 +173,26 @@ class LivingModel(Mission):
             result,
             dict(zip((row.id for row in asked), retained, strict=True)),
             params,
+        )
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        """The start adapter, and beside it all that a learner needs to keep it alive online."""
+        update = _arm_params(spec, run.arm).update
+        if update == "memory":
+            raise NotServableError(
+                f"Mission {spec.id}, arm '{run.arm}': a memory of corrections is filled while it "
+                "serves; the artifact holds the start adapter alone, which arm 'frozen' is."
+            )
+        write_adapters(ctx.base(), spec.base_model, {ADAPTER: artifact.path}, folder)
+        if update != "none":
+            write_online(spec, run, load(ctx.data_dir / _DATA), folder / ONLINE)
+        return ExportedModel(
+            kind="adapter",
+            base_model=spec.base_model,
+            base_digest=ctx.base().digest,
+            serving={"online": update != "none"},
         )
 
     def report_extras(

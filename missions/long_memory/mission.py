@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
+from bem.checkpoint import MANIFEST, WEIGHTS
 from bem.memory import MemoryLM
 from bem.memory.checkpoint import load_model, save_model
 from bem.memory.interfaces import bytes_per_stream
 from missions.errors import SpecError
+from missions.export import ExportedModel, copy_file
 from missions.long_memory.data import (
     TestSet,
     factory_of,
@@ -51,6 +54,7 @@ class LongMemory(Mission):
 
     id = "E"
     params_model = LongMemoryParams
+    seed_figure = "dev_light_accuracy"
 
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
         params = _params(spec)
@@ -126,6 +130,21 @@ class LongMemory(Mission):
         model = load_model(artifact.path).to(ctx.device)
         results = run_all(model, factory, test, batch=params.evaluation.batch)
         return score_table(run, test, results)
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        """The whole model: it has no base, and reads and writes token ids of its own streams."""
+        load_model(artifact.path)  # refuses a checkpoint that does not verify
+        for name in (WEIGHTS, MANIFEST):
+            copy_file(artifact.path / name, folder / name)
+        params = _params(spec)
+        return ExportedModel(
+            kind="memory",
+            base_model=None,
+            base_digest=None,
+            serving={"tokens": "ids", "stream": params.stream.model_dump(mode="json")},
+        )
 
     def report_extras(
         self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 from bem.base import BaseModel as FrozenBase
@@ -10,6 +11,7 @@ from bem.data import pad_id_of
 from bem.diagnostics import code_report
 from bem.injection import AdapterHost
 from missions.errors import SpecError
+from missions.export import ExportedModel, write_adapters
 from missions.protocol import (
     Artifact,
     Context,
@@ -136,6 +138,16 @@ class ScramblePretraining(Mission):
         world, dev, test = self._world(spec, base)
         tests = test if split == "test" else dev
         return score_run(base, _params(spec), world, tests, run, artifact.path)
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        """Every arm trains an adapter over the frozen base: what is served is its last step."""
+        last = artifact.path / f"step_{_params(spec).training.steps:05d}"
+        write_adapters(ctx.base(), spec.base_model, {ADAPTER: last}, folder)
+        return ExportedModel(
+            kind="adapter", base_model=spec.base_model, base_digest=ctx.base().digest
+        )
 
     def report_extras(
         self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable

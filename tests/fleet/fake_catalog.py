@@ -19,7 +19,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from missions.errors import UnknownMissionError
+from missions.errors import NotServableError, UnknownMissionError
+from missions.export import ExportedModel, copy_file
 from missions.protocol import (
     Artifact,
     Context,
@@ -120,6 +121,14 @@ class FakeMission(Mission):
             metric="em",
             value=values,
         )
+
+    def export(
+        self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context
+    ) -> ExportedModel:
+        if run.arm == "extra":
+            raise NotServableError(f"Mission {spec.id}, arm '{run.arm}': a fake yardstick.")
+        copy_file(artifact.path / "adapter.json", folder / "adapter.json")
+        return ExportedModel(kind="memory", base_model=None, base_digest=None)
 
     def report_extras(
         self, spec: MissionSpec, ctx: Context, artifacts: Mapping[Run, Artifact], scores: ScoreTable

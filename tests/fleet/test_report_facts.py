@@ -19,8 +19,8 @@ from stats.report import Fact
 from stats.verdict import MissionVerdict
 
 
-def finished(root: Path) -> tuple[RunPaths, MissionVerdict]:
-    spec = fake_spec("F1").model_copy(update={"clusters": "independent"})
+def finished(root: Path, **params: object) -> tuple[RunPaths, MissionVerdict]:
+    spec = fake_spec("F1", **params).model_copy(update={"clusters": "independent"})
     paths = RunPaths(root=root)
     ledger = Ledger(paths.ledger)
     plan = plan_campaign([spec], run_id=root.name, profile="laptop", code_version="c")

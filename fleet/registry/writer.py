@@ -1,0 +1,274 @@
+"""The registry's one writer. Every public method is one transaction: decision, row, alias.
+
+A model's folder is put in place before its transaction begins and is of no effect without it: a
+crash between the two leaves a folder that nothing points to, which `registry verify` names and the
+next promotion of the same content takes up. Knows no mission and no verdict: `promotion` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from fleet.errors import KeyConflictError, NotFoundError, StorageError, UsageError
+from fleet.ledger import chain
+from fleet.ledger.database import lock_for_writing, open_writer, transaction
+from fleet.registry.folders import RegistryPaths, problems_of, publish, read_manifest
+from fleet.registry.records import MANIFEST, Alias, Manifest, ModelRow
+from fleet.registry.schema import REGISTRY
+
+Target = Literal["auto", "champion", "canary", "none"]
+"""`auto`: champion where the line has none, else canary: live traffic moves by a decision only."""
+TARGETS: tuple[Target, ...] = ("auto", "champion", "canary", "none")
+
+
+class Registry:
+    """Opens or creates a registry and holds its writer's lock until `close`."""
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.paths = RegistryPaths(root=root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{root}: cannot be made: {error}") from None
+        self._clock = clock
+        self._lock = lock_for_writing(self.paths.database)
+        try:
+            self._cx = open_writer(self.paths.database, REGISTRY)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all writing and gives the lock back."""
+        self._cx.close()
+        self._lock.close()
+
+    def register(
+        self, staged: Path, manifest: Manifest, *, target: Target = "auto", actor: str
+    ) -> tuple[str, Alias | None]:
+        """Registers a staged model and points an alias at it; returns the id and the alias.
+
+        The same content registered again keeps its first row; the decision and the alias are new.
+
+        Args:
+            staged: a folder of `folders.staged` whose model/ is complete.
+            actor: who promotes, for the decision: a command line, or a launch.
+        """
+        manifest_sha256 = publish(staged, manifest, self.paths)
+        folder = self.paths.model(manifest.digest)
+        problems = problems_of(folder)
+        if problems:
+            raise StorageError(f"{problems[0]} It was not registered.", log=str(folder))
+        kept = read_manifest(folder)
+        now = self._clock()
+        with transaction(self._cx):
+            row = self._cx.execute("SELECT digest FROM models WHERE id = ?", (kept.id,)).fetchone()
+            if row is not None and row[0] != kept.digest:
+                raise KeyConflictError(f"{kept.id} is another model's id: {row[0][:16]}.")
+            alias = self._alias_for(kept.line, kept.id, target)
+            self._decide(
+                "promotion",
+                {
+                    "model": kept.id,
+                    "digest": kept.digest,
+                    "manifest_sha256": manifest_sha256,
+                    "run_id": manifest.lineage.run_id,
+                    "verdict": manifest.lineage.verdict,
+                    "verdict_link": manifest.lineage.verdict_link,
+                    "forced": manifest.lineage.forced,
+                    "alias": alias,
+                    "again": row is not None,
+                    "actor": actor,
+                },
+            )
+            if row is None:
+                self._insert(kept, manifest_sha256, now)
+            if alias is not None:
+                self._point(kept.line, alias, kept.id)
+        return kept.id, alias
+
+    def set_alias(self, model: ModelRow, alias: Alias, *, actor: str) -> None:
+        """Makes a registered model its line's champion or canary.
+
+        Raises:
+            StorageError: the model does not verify: it is not served.
+            UsageError: `previous` follows from the champions and is not set by hand.
+        """
+        if alias == "previous":
+            raise UsageError("Alias previous is the champion before; expected champion or canary.")
+        self._require_whole(model)
+        with transaction(self._cx):
+            self._decide("alias", {"model": model.id, "alias": alias, "actor": actor})
+            self._point(model.line, alias, model.id)
+
+    def drop_canary(self, line: str, *, reason: str, actor: str) -> str:
+        """Takes the canary of a line out of traffic; returns its id."""
+        with transaction(self._cx):
+            model = self._need(line, "canary")
+            self._decide(
+                "rollback", {"line": line, "canary": model, "reason": reason, "actor": actor}
+            )
+            self._forget(line, "canary")
+        return model
+
+    def rollback(self, line: str, *, reason: str, actor: str) -> tuple[str, str]:
+        """The previous champion becomes champion again; returns (withdrawn, restored).
+
+        The withdrawn model stays registered; its reign is marked, so a second rollback goes one
+        champion further back instead of returning to it.
+
+        Raises:
+            NotFoundError: the line has no champion, or none before it.
+            StorageError: the model to restore does not verify.
+        """
+        restored = self._model(self._need(line, "previous"))
+        self._require_whole(restored)
+        now = self._clock()
+        with transaction(self._cx):
+            withdrawn = self._need(line, "champion")
+            self._decide(
+                "rollback",
+                {
+                    "line": line,
+                    "withdrawn": withdrawn,
+                    "restored": restored.id,
+                    "reason": reason,
+                    "actor": actor,
+                },
+            )
+            self._cx.execute(
+                "UPDATE reigns SET ended_at = coalesce(ended_at, ?), withdrawn = 1"
+                " WHERE line = ? AND model = ?",
+                (now, line, withdrawn),
+            )
+            self._cx.execute(
+                "UPDATE reigns SET ended_at = NULL WHERE id ="
+                " (SELECT max(id) FROM reigns WHERE line = ? AND model = ?)",
+                (line, restored.id),
+            )
+            self._set(line, "champion", restored.id)
+            self._set_previous(line, restored.id)
+            if self._alias(line, "canary") in (withdrawn, restored.id):
+                self._forget(line, "canary")
+        return withdrawn, restored.id
+
+    # Inside a transaction
+
+    def _alias_for(self, line: str, model: str, target: Target) -> Alias | None:
+        if target == "none":
+            return None
+        if target != "auto":
+            return target
+        champion = self._alias(line, "champion")
+        return "champion" if champion in (None, model) else "canary"
+
+    def _insert(self, manifest: Manifest, manifest_sha256: str, now: float) -> None:
+        base = manifest.base_model
+        self._cx.execute(
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                manifest.id,
+                manifest.line,
+                manifest.digest,
+                manifest.kind,
+                manifest.mission,
+                manifest.arm,
+                None if base is None else base.ref,
+                None if base is None else base.digest,
+                manifest.lineage.run_id,
+                manifest.lineage.verdict,
+                manifest.lineage.forced,
+                manifest_sha256,
+                sum(facts.size_bytes for facts in manifest.files.values()),
+                now,
+            ),
+        )
+
+    def _point(self, line: str, alias: Alias, model: str) -> None:
+        if alias == "canary":
+            if self._alias(line, "champion") == model:
+                raise UsageError(f"{model} is champion of {line}; its canary must be another one.")
+            self._set(line, "canary", model)
+            return
+        if self._alias(line, "champion") == model:
+            return
+        now = self._clock()
+        self._cx.execute(
+            "UPDATE reigns SET ended_at = ? WHERE line = ? AND ended_at IS NULL", (now, line)
+        )
+        self._cx.execute(
+            "INSERT INTO reigns (line, model, began_at) VALUES (?, ?, ?)", (line, model, now)
+        )
+        self._set(line, "champion", model)
+        self._set_previous(line, model)
+        if self._alias(line, "canary") == model:
+            self._forget(line, "canary")
+
+    def _set_previous(self, line: str, champion: str) -> None:
+        """The newest champion before this one's last reign that was not withdrawn."""
+        row = self._cx.execute(
+            "SELECT model FROM reigns WHERE line = ?1 AND withdrawn = 0 AND model != ?2 AND id <"
+            " (SELECT max(id) FROM reigns WHERE line = ?1 AND model = ?2) ORDER BY id DESC LIMIT 1",
+            (line, champion),
+        ).fetchone()
+        if row is None:
+            self._forget(line, "previous")
+        else:
+            self._set(line, "previous", row[0])
+
+    def _set(self, line: str, alias: Alias, model: str) -> None:
+        self._cx.execute(
+            "INSERT INTO aliases VALUES (?1, ?2, ?3, ?4)"
+            " ON CONFLICT (line, alias) DO UPDATE SET model = ?3, since = ?4",
+            (line, alias, model, self._clock()),
+        )
+
+    def _forget(self, line: str, alias: Alias) -> None:
+        self._cx.execute("DELETE FROM aliases WHERE line = ? AND alias = ?", (line, alias))
+
+    def _alias(self, line: str, alias: Alias) -> str | None:
+        row = self._cx.execute(
+            "SELECT model FROM aliases WHERE line = ? AND alias = ?", (line, alias)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def _need(self, line: str, alias: Alias) -> str:
+        model = self._alias(line, alias)
+        if model is None:
+            raise NotFoundError(
+                f"{line} has no {alias} model.", go_on="python fleet.py registry list"
+            )
+        return model
+
+    def _model(self, model: str) -> ModelRow:
+        columns = ", ".join(ModelRow.__slots__)
+        row = self._cx.execute(f"SELECT {columns} FROM models WHERE id = ?", (model,)).fetchone()
+        return ModelRow(**dict(zip(ModelRow.__slots__, row, strict=True)))
+
+    def _decide(self, kind: str, body: dict[str, Any]) -> None:
+        chain.append(self._cx, self._clock(), kind, body)
+
+    def _require_whole(self, model: ModelRow) -> None:
+        folder = self.paths.model(model.digest)
+        problems = problems_of(folder, manifest_sha256=model.manifest_sha256)
+        if problems:
+            raise StorageError(
+                f"{model.id} does not verify: {problems[0]}",
+                log=str(folder / MANIFEST),
+                go_on="python fleet.py registry verify",
+            )
