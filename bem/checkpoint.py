@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel as PydanticModel
+from pydantic import ConfigDict, JsonValue, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from bem.base import BaseModel
 from bem.errors import CheckpointError, InvalidInputError
 from bem.injection import AdapterHost
 from bem.interfaces import Adapter
@@ -29,7 +31,7 @@ WEIGHTS = "adapter.safetensors"
 MANIFEST = "manifest.json"
 
 
-class Manifest(BaseModel):
+class Manifest(PydanticModel):
     """What stands beside the weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -124,11 +126,16 @@ def verified_tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
 
 def load_adapter(host: AdapterHost, name: str, folder: Path) -> Adapter:
     """Put the adapter in `folder` on this base as `name`. It must be the base it was trained on."""
+    return host.attach(name, built_adapter(host.base, folder))
+
+
+def built_adapter(base: BaseModel, folder: Path) -> Adapter:
+    """The adapter in `folder`, verified and ready for a host of this base; nothing acts yet."""
     manifest = read_manifest(folder)
-    if manifest.base_digest != host.base.digest:
+    if manifest.base_digest != base.digest:
         raise CheckpointError(
             f"'{folder}' belongs to another base: digest {manifest.base_digest[:12]}, "
-            f"this base '{host.base.ref}' has {host.base.digest[:12]}."
+            f"this base '{base.ref}' has {base.digest[:12]}."
         )
     tensors = verified_tensors(folder, manifest)
     try:
@@ -137,8 +144,8 @@ def load_adapter(host: AdapterHost, name: str, folder: Path) -> Adapter:
         raise CheckpointError(f"'{folder}': {error}") from error
     adapter = adapter_class(config.kind).build(
         config,
-        host.base.sites(config.targets),
-        host.base.hidden_size,
+        base.sites(config.targets),
+        base.hidden_size,
         generator=torch.Generator().manual_seed(0),  # every drawn weight is overwritten below
         experts=None,
     )
@@ -147,7 +154,7 @@ def load_adapter(host: AdapterHost, name: str, folder: Path) -> Adapter:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"'{folder}' does not fit its own config: {reason}") from error
-    return host.attach(name, adapter)
+    return adapter
 
 
 def write_durably(path: Path, data: bytes) -> None:

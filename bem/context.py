@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Strength = float | Tensor
 """A number, or a tensor of shape (B,) or (B, T). 0 equals the base exactly."""
+Row = str | tuple[str, ...]
+"""What acts on one row of a mixed batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +59,16 @@ class RoutingContext:
     belongs to the positions of the prefill; at decode its last column counts."""
     adapters: tuple[str, ...] | None = None
     """Adapters of this forward, instead of what `AdapterHost.use` selected."""
-    rows: tuple[str, ...] | None = None
-    """The adapter of each row, "__base__" for none: a mixed batch, whatever `use` selected."""
+    rows: tuple[Row, ...] | None = None
+    """The adapter of each row, or several whose deltas add up, "__base__" for none: a mixed batch,
+    whatever `use` selected."""
     codes: Mapping[str, Tensor] = field(default_factory=dict)
     """Sequence codes (B, S, R) to use instead of the controller's, by adapter name."""
     code_map: Callable[[Tensor], Tensor] | None = None
     """Applied to every code, rows first: `lambda c: c[permutation]` shuffles them."""
+    unpadded: bool = False
+    """Every token of the next forwards is real, though the attention mask does not end with them:
+    rows of different lengths that stand left-aligned in one KV cache."""
     record: bool = False
     """Keep every code of the next forwards in `trace`."""
     cache: dict[str, Tensor] = field(default_factory=dict)
@@ -120,6 +126,7 @@ class RoutingContext:
             adapters=self.adapters,
             codes={name: code[index] for name, code in self.codes.items()},
             code_map=self.code_map,
+            unpadded=self.unpadded,
             record=self.record,
             cache={name: code[index] for name, code in self.cache.items()},
             streams={name: stream.take(index) for name, stream in self.streams.items()},

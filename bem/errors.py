@@ -6,6 +6,7 @@ BemError(Exception)
 |   +-- CheckpointError                          an adapter folder that does not verify
 |   +-- RoutingError                             a forward whose routing context does not fit
 |   +-- NoCodeError                              an adapter that was asked for codes has none
++-- QueueFullError(BemError)                     an engine that has too much to do already
 +-- NonFiniteLossError(BemError, ArithmeticError)    a training step gave NaN or inf
 +-- AgreementError(BemError, AssertionError)     two ways to the same figure disagree
 """
@@ -35,6 +36,10 @@ class RoutingError(InvalidInputError):
 
 class NoCodeError(InvalidInputError):
     """An adapter that was asked for its codes computes or records none."""
+
+
+class QueueFullError(BemError):
+    """Too many answers wait already; ask again later."""
 
 
 class NonFiniteLossError(BemError, ArithmeticError):

@@ -267,7 +267,7 @@ class AdapterHost(nn.Module):
         context = self._context if self._context is not None else _NO_CONTEXT
         past = kwargs.get("past_key_values")
         decoding = past is not None and past.get_seq_length() > 0
-        mask_BT = token_mask(args, kwargs)
+        mask_BT = None if context.unpadded else token_mask(args, kwargs)
         if context.rows is not None:
             self._start_mixed(context, args, kwargs, mask_BT, decoding)
             return
@@ -316,7 +316,7 @@ class AdapterHost(nn.Module):
                     own_kwargs,
                     known=True,
                 )
-        forward = MixedForward(
+        forward = MixedForward.at(
             split,
             {name: self[name] for name in acting},
             self._stacks,

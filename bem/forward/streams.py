@@ -53,7 +53,8 @@ def start_stream(
         raise RoutingError(
             f"Adapter '{name}' has causal codes: give a RoutingContext, which keeps their state."
         )
-    if kwargs.get("attention_mask") is not None and adapter.state.token_mask_BT is None:
+    masked = kwargs.get("attention_mask") is not None and not context.unpadded
+    if masked and adapter.state.token_mask_BT is None:
         raise RoutingError(
             f"Adapter '{name}' counts real tokens: give attention_mask as (B, T) or None."
         )

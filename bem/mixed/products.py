@@ -45,9 +45,14 @@ class RowProducts(ABC):
         stacked: Callable[[str, Form], Tensor],
         which_B: Tensor,
         adapters: int,
+        *,
+        keep: bool = False,
     ) -> None:
-        """`which_B`: each row's adapter, 0 at rows of none, whose weight is 0."""
+        """`which_B`: each row's adapter, 0 at rows of none, whose weight is 0. `keep`: what is
+        gathered stays for the next forward of the same rows."""
         self._stacked = stacked
+        self._keep = keep
+        self._gathered: dict[tuple[str, Form], Tensor] = {}
         self._which_B = which_B
         self._adapters = adapters
         self.weight_BXZ: Tensor | None = None
@@ -116,7 +121,13 @@ class GatheredProducts(RowProducts):
         return torch.baddbmm(y_BTO, z_BTZ, up_BRO)
 
     def _own(self, name: str, form: Form) -> Tensor:
-        return self._stacked(name, form).index_select(0, self._which_B)
+        key = (name, form)
+        own = self._gathered.get(key)
+        if own is None:
+            own = self._stacked(name, form).index_select(0, self._which_B)
+            if self._keep:
+                self._gathered[key] = own
+        return own
 
 
 class BlockProducts(RowProducts):

@@ -15,11 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bem.context import RoutingContext, Strength
+from bem.context import RoutingContext, Row, Strength
 from bem.errors import RoutingError
 
 BASE_ROW = "__base__"
 """The name of no adapter: such a row is the base's."""
+
+
+def names_of(row: Row) -> tuple[str, ...]:
+    """The adapters of one row."""
+    if isinstance(row, tuple):
+        return row
+    return () if row == BASE_ROW else (row,)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -40,7 +47,7 @@ class Part:
 class Split:
     """The parts of a batch, by adapter name."""
 
-    def __init__(self, rows: tuple[str, ...], parts: Mapping[str, Part]) -> None:
+    def __init__(self, rows: tuple[Row, ...], parts: Mapping[str, Part]) -> None:
         self.rows = rows
         self.parts = dict(parts)
         self.kept: dict[Any, Any] = {}
@@ -51,10 +58,9 @@ class Split:
         """From `context.rows`; the parts begin as a prefill does."""
         assert context.rows is not None
         parts = {}
-        for name in dict.fromkeys(context.rows):
-            if name == BASE_ROW:
-                continue
-            mine = [i for i, row in enumerate(context.rows) if row == name]
+        acting = [names_of(row) for row in context.rows]
+        for name in dict.fromkeys(name for names in acting for name in names):
+            mine = [i for i, names in enumerate(acting) if name in names]
             index_M = torch.tensor(mine, device=device)
             part = context.part(index_M)
             part.whole = context
@@ -78,7 +84,7 @@ class Split:
         rows = tuple(self.rows[i] for i in picked)
         parts = {}
         for name, part in self.parts.items():
-            mine = [j for j, row in enumerate(rows) if row == name]
+            mine = [j for j, row in enumerate(rows) if name in names_of(row)]
             if not mine:
                 continue
             place = {old: new for new, old in enumerate(part.places)}
@@ -98,7 +104,9 @@ def check_rows(context: RoutingContext, batch: int) -> None:
     if len(context.rows) != batch:
         raise RoutingError(f"rows names {len(context.rows)} adapters, the batch has {batch} rows.")
     if context.adapters is not None:
-        raise RoutingError("Give rows or adapters, not both: in a mixed batch a row has one.")
+        raise RoutingError(
+            "Give rows or adapters, not both: in a mixed batch each row has its own."
+        )
     if context.code_map is not None:
         raise RoutingError("code_map is not for mixed batches: codes of a part are not all rows.")
 

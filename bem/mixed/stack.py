@@ -50,6 +50,10 @@ class Stack:
                 return False
         return True
 
+    def num_bytes(self) -> int:
+        """Of the layers of one adapter."""
+        return sum(p.numel() * p.element_size() for _, _, p, _ in self._seen) // len(self.adapters)
+
     def is_live(self) -> bool:
         """Whether a forward that begins now must have the stack in its graph."""
         return torch.is_grad_enabled() and any(p.requires_grad for _, _, p, _ in self._seen)
