@@ -8,6 +8,7 @@ BemError(Exception)
 |   +-- NoCodeError                              an adapter that was asked for codes has none
 +-- QueueFullError(BemError)                     an engine that has too much to do already
 +-- NonFiniteLossError(BemError, ArithmeticError)    a training step gave NaN or inf
++-- TrainingStopped(BemError)                    asked to stop; the checkpoint holds where it stood
 +-- AgreementError(BemError, AssertionError)     two ways to the same figure disagree
 """
 
@@ -44,6 +45,10 @@ class QueueFullError(BemError):
 
 class NonFiniteLossError(BemError, ArithmeticError):
     """A training step gave a loss or a gradient that is NaN or infinite."""
+
+
+class TrainingStopped(BemError):
+    """A training was asked to stop and has written where it stood; it is not a failure."""
 
 
 class AgreementError(BemError, AssertionError):

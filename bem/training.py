@@ -1,6 +1,8 @@
 """The one training loop: AdamW, warm-up then cosine, clipping, and a clear end.
 
-It knows neither models nor data: a mission gives it a closure that returns the loss of a step.
+With checkpoints, a training that was cut short goes on where it stood and ends with the same bits
+as one that ran through. It knows neither models nor data: a mission gives it a closure that returns
+the loss of a step, and names what else changes from step to step (`carried`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bem.errors import InvalidInputError, NonFiniteLossError
+from bem.errors import CheckpointError, InvalidInputError, NonFiniteLossError, TrainingStopped
+from bem.state_tree import Stateful
+from bem.training_checkpoint import Snapshot, StageCheckpoints
 
-_CALLS = ("auxiliary_loss", "after_step")
+_CALLS = ("auxiliary_loss", "after_step", "carried")
 """Keys of a group that are the loop's, not the optimiser's."""
 
 
@@ -56,22 +60,32 @@ def fit(
     log: Callable[[int, dict[str, float]], None] | None = None,
     log_every: int = 10,
     should_stop: Callable[[], bool] | None = None,
+    checkpoints: StageCheckpoints | None = None,
+    carried: Mapping[str, Stateful] | None = None,
 ) -> TrainResult:
     """Minimise `step_loss(step)` over the parameters of `groups` (each with its own `lr`).
 
     Args:
         step_loss: draws its own batch (from its own generator) and returns a scalar loss.
         groups: as from `AdapterHost.parameter_groups`. A group may carry `auxiliary_loss`, a call
-            that returns what is added to the loss of each step, and `after_step`, called with
-            the step after the optimiser's own and before gradients are cleared.
+            that returns what is added to the loss of each step, `after_step`, called with the
+            step after the optimiser's own and before gradients are cleared, and `carried`, more
+            of what the argument of that name holds.
         warmup: steps of linear warm-up; None takes a twentieth of `steps`, at least one.
         floor: the cosine ends at this fraction of `lr`.
         clip: largest gradient norm over all groups; None leaves gradients alone.
         bf16: autocast the loss closure to bfloat16.
         log: called with the step and {"loss", "gradient_norm", "lr"}, every `log_every` steps.
+        checkpoints: where the training is kept as it goes, and found again. A stage that had come
+            to its end is not trained again: its weights, losses and carried state come back.
+        carried: what changes from step to step beside parameters and optimiser, by name: the
+            generators of `step_loss`, queues of data, multipliers. Torch's global generators are
+            carried anyway.
 
     Raises:
-        NonFiniteLossError: a loss or a gradient norm is NaN or infinite.
+        NonFiniteLossError: a loss, a gradient norm or a weight is NaN or infinite.
+        TrainingStopped: `should_stop` said so, and the state is in `checkpoints`. Without
+            checkpoints, a stop is in the result.
     """
     run = Run(
         groups,
@@ -82,13 +96,15 @@ def fit(
         betas=betas,
         clip=clip,
     )
-    losses: list[float] = []
-    started = time.process_time()
+    progress = Progress({"": run}, carried)
+    losses = progress.losses[""]
     stopped = False
-    for step in range(steps):
+    for step in range(progress.restore(checkpoints, steps), steps):
         if should_stop is not None and should_stop():
+            progress.stop(checkpoints, step)
             stopped = True
             break
+        progress.keep(checkpoints, step)
         run.begin(step)
         with torch.autocast(run.device, torch.bfloat16) if bf16 else contextlib.nullcontext():
             loss = run.with_auxiliary(step_loss(step))
@@ -98,11 +114,10 @@ def fit(
         losses.append(value)
         if log is not None and (step % log_every == 0 or step == steps - 1):
             log(step, figures)
+    if not stopped:
+        progress.finish(checkpoints, steps)
     return TrainResult(
-        steps=len(losses),
-        stopped=stopped,
-        losses=tuple(losses),
-        cpu_s=time.process_time() - started,
+        steps=len(losses), stopped=stopped, losses=tuple(losses), cpu_s=progress.cpu_s
     )
 
 
@@ -146,6 +161,39 @@ class Run:
         self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._factor = 0.0
 
+        self.carried: dict[str, Stateful] = {}
+        for group in groups:
+            self.carried |= group.get("carried", {})
+
+    def state(self) -> dict[str, Any]:
+        """Weights and the optimiser's moments, in the order of the groups."""
+        moments = self._optimizer.state_dict()["state"]
+        return {
+            "weights": [p.detach() for p in self.parameters],
+            "moments": {str(index): values for index, values in moments.items()},
+        }
+
+    def require_finite(self, step: int) -> None:
+        """Raises NonFiniteLossError where a weight is NaN or infinite."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            raise NonFiniteLossError(f"A weight after step {step} is not finite.")
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raises CheckpointError where a state is not of this run's shapes."""
+        shapes = [tuple(value.shape) for value in state["weights"]]
+        own = [tuple(p.shape) for p in self.parameters]
+        if shapes != own:
+            raise CheckpointError(f"The checkpoint holds weights of {shapes}, this run {own}.")
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["weights"], strict=True):
+                parameter.copy_(value)
+        known = self._optimizer.state_dict()
+        moments = {int(index): values for index, values in state["moments"].items()}
+        self._optimizer.load_state_dict({**known, "state": moments})
+
     def begin(self, step: int) -> None:
         """Set the learning rates of this step."""
         self._factor = learning_rate_factor(
@@ -170,6 +218,91 @@ class Run:
             call(step)
         self._optimizer.zero_grad(set_to_none=True)
         return {"loss": loss, "gradient_norm": norm, "lr": self._peaks[0] * self._factor}
+
+
+class Progress:
+    """How far a loop has come, as checkpoints hold it: of one run, or of a pack by name."""
+
+    def __init__(self, runs: Mapping[str, Run], carried: Mapping[str, Stateful] | None) -> None:
+        self._runs = runs
+        self._carried = dict(carried or {})
+        for name, run in runs.items():
+            for key, value in run.carried.items():
+                self._carried[f"{name}.{key}" if name else key] = value
+        self._device = next(iter(runs.values())).device
+        self.losses: dict[str, list[float]] = {name: [] for name in runs}
+        self._before_s = 0.0
+        self._started = time.process_time()
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of this process, and of those before it up to the checkpoint."""
+        return self._before_s + time.process_time() - self._started
+
+    def restore(self, checkpoints: StageCheckpoints | None, steps: int) -> int:
+        """The step to go on with; everything is as it was before that step."""
+        found = None if checkpoints is None else checkpoints.newest()
+        if found is None:
+            return 0
+        self._check(found, steps)
+        state = found.state
+        for name, run in self._runs.items():
+            run.load(state["runs"][name])
+            self.losses[name].extend(state["runs"][name]["losses"].tolist())
+        for name, value in self._carried.items():
+            value.load_state_dict(state["carried"][name])
+        torch.set_rng_state(state["torch"])
+        if "device" in state:
+            torch.cuda.set_rng_state(state["device"])
+        self._before_s = float(state["cpu_s"])
+        return found.step
+
+    def keep(self, checkpoints: StageCheckpoints | None, step: int) -> None:
+        """Writes a checkpoint before this step, where it is time for one."""
+        if checkpoints is not None and checkpoints.due():
+            self._save(checkpoints, step, finished=False)
+
+    def stop(self, checkpoints: StageCheckpoints | None, step: int) -> None:
+        """Writes a checkpoint at once and leaves the loop, where there is a place to write."""
+        if checkpoints is not None:
+            self._save(checkpoints, step, finished=False)
+            raise TrainingStopped(f"Stopped before step {step}; the checkpoint holds it.")
+
+    def finish(self, checkpoints: StageCheckpoints | None, steps: int) -> None:
+        """The stage has come to its end."""
+        for run in self._runs.values():
+            run.require_finite(steps)
+        if checkpoints is not None:
+            self._save(checkpoints, steps, finished=True)
+
+    def _save(self, checkpoints: StageCheckpoints, step: int, *, finished: bool) -> None:
+        state: dict[str, Any] = {
+            "runs": {},
+            "carried": {name: value.state_dict() for name, value in self._carried.items()},
+            "torch": torch.get_rng_state(),
+            "cpu_s": self.cpu_s,
+        }
+        if self._device == "cuda":
+            state["device"] = torch.cuda.get_rng_state()
+        for name, run in self._runs.items():
+            run.require_finite(step)
+            losses = torch.tensor(self.losses[name], dtype=torch.float64)
+            state["runs"][name] = {**run.state(), "losses": losses}
+        checkpoints.save(step, state, finished=finished)
+
+    def _check(self, found: Snapshot, steps: int) -> None:
+        """Before anything is changed. The key has tied the checkpoint to this training already:
+        what is caught here is a stage's name that a mission gave to two trainings."""
+        names = (found.state["runs"].keys(), found.state["carried"].keys())
+        if names != (self._runs.keys(), self._carried.keys()):
+            raise CheckpointError(
+                f"The checkpoint holds runs {sorted(names[0])} and carries {sorted(names[1])}; "
+                f"this training {sorted(self._runs)} and {sorted(self._carried)}."
+            )
+        if found.step > steps or found.finished != (found.step == steps):
+            raise CheckpointError(f"The checkpoint stands at step {found.step} of {steps}.")
+        for name, run in self._runs.items():
+            run.check(found.state["runs"][name])
 
 
 def finite(value: float, what: str) -> float:

@@ -43,11 +43,6 @@ class WorkerContext(WorkdirContext):
         self._points: list[Point] = []
         self._guard = threading.Lock()
 
-    def artifact_dir(self, run: Run) -> Path:
-        path = self._workdir / "artifacts" / run.name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
     def base(self) -> FrozenBase:
         if self._base is not None:
             return self._base

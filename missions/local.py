@@ -7,7 +7,6 @@ reference that the fleet's worker must agree with.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -40,13 +39,6 @@ class LocalContext(WorkdirContext):
         super().__init__(spec, workdir, device)
         self._lock = LocalLock()
         self.logged: list[tuple[Run, int, dict[str, float]]] = []
-
-    def artifact_dir(self, run: Run) -> Path:
-        path = self._workdir / "artifacts" / run.name
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-        return path
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         self.logged.append((run, step, dict(metrics)))

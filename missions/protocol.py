@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel
 
 from bem.base import BaseModel as FrozenBase
+from bem.training_checkpoint import StageCheckpoints
 from missions.errors import NotServableError
 from missions.export import ExportedModel
 from missions.spec import MissionSpec
@@ -140,6 +141,13 @@ class Context(ABC):
     def should_stop(self) -> bool:
         """True when the worker must leave soon; training loops ask between steps."""
 
+    def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
+        """Where `bem.training.fit` keeps a training stage, of `run` or shared by the pack's arms.
+
+        A stage has one name in its pack. None where the runner keeps no checkpoints.
+        """
+        return None
+
 
 def _through_the_lock(evaluate: Callable[..., ScoreTable]) -> Callable[..., ScoreTable]:
     """`evaluate` that asks the context's lock before it scores the test split."""
@@ -188,7 +196,12 @@ class Mission(ABC):
 
     @abstractmethod
     def train(self, spec: MissionSpec, pack: Pack, ctx: Context) -> Mapping[Run, Artifact]:
-        """Trains every run of the pack. Work that arms share may be done once."""
+        """Trains every run of the pack. Work that arms share may be done once.
+
+        A run's outcome must not depend on which other runs are in the pack: after a failure the
+        missing ones come alone. It must come out bit for bit the same when the training was
+        interrupted at any step and goes on from `ctx.checkpoints`.
+        """
 
     @abstractmethod
     def evaluate(

@@ -5,6 +5,7 @@ Knows no run, no log and no lock: those differ between one process and a worker 
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import torch
 
 from bem.base import BaseModel as FrozenBase
 from bem.base import load_base
+from bem.training_checkpoint import StageCheckpoints
 from missions.base_model import bundled_path
-from missions.protocol import Context
+from missions.checkpoints import PackCheckpoints
+from missions.protocol import Context, Run
 from missions.spec import MissionSpec
 
 
@@ -25,6 +28,7 @@ class WorkdirContext(Context, ABC):
         self._workdir = workdir
         self._device = device
         self._base: FrozenBase | None = None
+        self._pack: PackCheckpoints | None = None
 
     @property
     def device(self) -> torch.device:
@@ -34,6 +38,20 @@ class WorkdirContext(Context, ABC):
     def data_dir(self) -> Path:
         path = self._workdir / "data"
         path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def enter_pack(self, checkpoints: PackCheckpoints | None) -> None:
+        """From now on stages are those of another pack; None keeps no checkpoints."""
+        self._pack = checkpoints
+
+    def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
+        return None if self._pack is None else self._pack.stage(stage, run)
+
+    def artifact_dir(self, run: Run) -> Path:
+        path = self._workdir / "artifacts" / run.name
+        if path.exists():  # of an attempt that did not come to its end
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
         return path
 
     def base(self) -> FrozenBase:

@@ -7,7 +7,6 @@ in a pack is the run alone (`bem.training.fit`). It knows neither models nor dat
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 
 from bem.errors import InvalidInputError
-from bem.training import Run, TrainResult, finite
+from bem.state_tree import Stateful
+from bem.training import Progress, Run, TrainResult, finite
+from bem.training_checkpoint import StageCheckpoints
 
 
 def fit_packed(
@@ -32,6 +33,8 @@ def fit_packed(
     log: Callable[[int, dict[str, dict[str, float]]], None] | None = None,
     log_every: int = 10,
     should_stop: Callable[[], bool] | None = None,
+    checkpoints: StageCheckpoints | None = None,
+    carried: Mapping[str, Stateful] | None = None,
 ) -> dict[str, TrainResult]:
     """Train every run of a pack at once; the arguments are those of `fit`.
 
@@ -39,12 +42,14 @@ def fit_packed(
         step_losses: one loss a run, by name, from one forward (`packed_losses`).
         groups: by the same names, `host.parameter_groups(lr, scale, names=(name,))`.
         log: called with the step and, by run, what `fit` logs.
+        checkpoints: of the whole pack: its runs are kept and found again together.
 
     Returns:
         A result a run. Each counts its share of the CPU seconds: the pack's over the runs.
 
     Raises:
         NonFiniteLossError: a loss or gradient norm of one run is not finite; it names the run.
+        TrainingStopped: `should_stop` said so, and the state is in `checkpoints`.
     """
     runs = {
         name: Run(
@@ -60,13 +65,15 @@ def fit_packed(
     }
     _check_apart(runs)
     device = next(iter(runs.values())).device
-    values: dict[str, list[float]] = {name: [] for name in runs}
-    started = time.process_time()
+    progress = Progress(runs, carried)
+    values = progress.losses
     stopped = False
-    for step in range(steps):
+    for step in range(progress.restore(checkpoints, steps), steps):
         if should_stop is not None and should_stop():
+            progress.stop(checkpoints, step)
             stopped = True
             break
+        progress.keep(checkpoints, step)
         for run in runs.values():
             run.begin(step)
         with torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext():
@@ -83,7 +90,9 @@ def fit_packed(
         figures = {name: run.end(step, values[name][-1]) for name, run in runs.items()}
         if log is not None and (step % log_every == 0 or step == steps - 1):
             log(step, figures)
-    cpu_s = (time.process_time() - started) / len(runs)
+    if not stopped:
+        progress.finish(checkpoints, steps)
+    cpu_s = progress.cpu_s / len(runs)
     return {
         name: TrainResult(steps=len(own), stopped=stopped, losses=tuple(own), cpu_s=cpu_s)
         for name, own in values.items()

@@ -6,6 +6,7 @@ It knows neither losses nor models: it sees one number a step, the constraint's 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,3 +43,13 @@ class PidMultiplier:
         raw = self.kp * mean + self.ki * self._integral + self.kd * rise
         self.value = min(max(0.0, raw), self.largest)
         return self.value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the controller stands, for a training's checkpoint."""
+        return {"value": self.value, "integral": self._integral, "mean": self._mean}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Takes it back."""
+        self.value = state_dict["value"]
+        self._integral = state_dict["integral"]
+        self._mean = state_dict["mean"]

@@ -22,6 +22,7 @@ from bem.checkpoint import load_adapter, read_manifest, save_adapter, write_dura
 from bem.injection import AdapterHost
 from bem.planner import MacroPolicy, PlanSpace, RewardTable, clone_behaviour
 from bem.training import TrainResult
+from bem.training_checkpoint import StageCheckpoints
 from missions.agentic_planner.chains import SKILLS, Chain, Marks, budgets, encode_chains
 from missions.agentic_planner.costs import (
     chain_training_flops,
@@ -42,17 +43,23 @@ from missions.agentic_planner.scoring import (
 from missions.agentic_planner.skills import (
     FUSED,
     SKILL_ADAPTERS,
+    BatchStream,
     Log,
     add_adapters,
-    batch_stream,
     train_fused,
     train_skills,
 )
 from missions.agentic_planner.world import Item
 from missions.seeding import numpy_generator, torch_generator
 
+Checkpoints = Callable[[str], StageCheckpoints | None]
+"""Where a training of this name is kept."""
 POLICY = "policy.safetensors"
 CHOICE = "choice.json"
+
+
+def no_checkpoints(stage: str) -> None:
+    """Keeps no training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +133,12 @@ def build_planner(
     *,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: Checkpoints = no_checkpoints,
 ) -> Planner:
     """Trains the experts, scores every plan on train queries, clones the best plans."""
-    experts = build_experts(base, field, params, seed, log=log, should_stop=should_stop)
+    experts = build_experts(
+        base, field, params, seed, log=log, should_stop=should_stop, checkpoints=checkpoints
+    )
     scored = score_plans(experts.host, field, params.policy, params.policy.queries)
     return with_policy(experts, scored, field, params.policy, seed)
 
@@ -141,12 +151,20 @@ def build_experts(
     *,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: Checkpoints = no_checkpoints,
 ) -> Trained:
     """Trains the three experts on gold chains."""
     host = AdapterHost(base)
     add_adapters(host, SKILL_ADAPTERS, params.skill, seed)
-    batches = batch_stream(lambda: field.pool, params.training.batch, _order(seed))
-    result = train_skills(host, batches, params.training, log=log, should_stop=should_stop)
+    batches = BatchStream(lambda: field.pool, params.training.batch, _order(seed))
+    result = train_skills(
+        host,
+        batches,
+        params.training,
+        log=log,
+        should_stop=should_stop,
+        checkpoints=checkpoints("experts"),
+    )
     items = params.training.steps * params.training.batch
     flops = items * chain_training_flops(host, field.pool, fused=False)
     return Trained(host=host, result=result, train_flops=flops, cpu_s=result.cpu_s)
@@ -245,6 +263,7 @@ def build_fused(
     scored: Scored | None,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: Checkpoints = no_checkpoints,
 ) -> Trained:
     """Trains the fused adapter; `scored`: the experts' table, which `outcomes: experts` needs."""
     started = time.process_time()
@@ -259,11 +278,22 @@ def build_fused(
         return executed(table.queries, table.answers, table.table, temperature, tokenizer, marks)
 
     def fit(
-        draw: Callable[[], Sequence[Chain]], steps: int, order: np.random.Generator
+        stage: str,
+        draw: Callable[[], Sequence[Chain]],
+        steps: int,
+        order: np.random.Generator,
+        *also: np.random.Generator,
     ) -> TrainResult:
         nonlocal flops
-        batches = batch_stream(draw, training.batch, order)
-        result = train_fused(host, batches, training, steps=steps, log=log, should_stop=should_stop)
+        result = train_fused(
+            host,
+            BatchStream(draw, training.batch, order, *also),
+            training,
+            steps=steps,
+            log=log,
+            should_stop=should_stop,
+            checkpoints=checkpoints(stage),
+        )
         flops += steps * training.batch * chain_training_flops(host, draw(), fused=True)
         return result
 
@@ -271,15 +301,16 @@ def build_fused(
     if training.outcomes == "experts":
         assert scored is not None, "the experts come first"
         outcomes = known(scored)
-        result = fit(lambda: outcomes.among(field.pool, rng), training.steps, _order(seed))
+        steps, order = training.steps, _order(seed)
+        result = fit("fused", lambda: outcomes.among(field.pool, rng), steps, order, rng)
     else:
-        result = fit(lambda: field.pool, training.steps, _order(seed))
+        result = fit("fused", lambda: field.pool, training.steps, _order(seed))
     if training.outcomes == "own" and not result.stopped:
         own = score_plans(host, field, params.policy, training.outcome_queries, fused=True)
         flops += own.flops
         solved = known(own)
         if solved.chains:
-            result = fit(lambda: solved.draw(rng), training.outcome_steps, rng)
+            result = fit("fused_own", lambda: solved.draw(rng), training.outcome_steps, rng)
     cpu_s = time.process_time() - started
     return Trained(host=host, result=result, train_flops=flops, cpu_s=cpu_s)
 

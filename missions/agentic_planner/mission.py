@@ -103,6 +103,7 @@ class AgenticPlanner(Mission):
                 pack.seed,
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
+                checkpoints=ctx.checkpoints,
             )
             if runs:
                 artifacts |= keep_planner(planner, field, dev, runs, pack.seed, ctx)
@@ -118,6 +119,7 @@ class AgenticPlanner(Mission):
                 scored=scored,
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
+                checkpoints=ctx.checkpoints,
             )
             artifacts |= keep_fused(fused, policy, field, dev, runs, pack.seed, ctx)
             fused.host.detach()

@@ -11,6 +11,7 @@ Legend: B rows, T positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from bem.evaluate import target_logits
 from bem.injection import AdapterHost
 from bem.interfaces import AdapterConfig
 from bem.registry import make_config
+from bem.state_tree import NumpyDraws
 from bem.training import TrainResult, fit
+from bem.training_checkpoint import StageCheckpoints
 from missions.agentic_planner.chains import (
     NOBODY,
     SKILL_NAMES,
@@ -74,39 +77,43 @@ def fused_routing(batch: Batch, skill_BT: Tensor) -> RoutingContext:
 
 def train_skills(
     host: AdapterHost,
-    batches: Iterator[list[Chain]],
+    batches: BatchStream,
     params: TrainingParams,
     *,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None = None,
 ) -> TrainResult:
     """Trains the three experts of the host together."""
     host.train_only(*SKILL_ADAPTERS)
-    return _train(host, batches, params, params.steps, None, log, should_stop)
+    return _train(host, batches, params, params.steps, None, log, should_stop, checkpoints)
 
 
 def train_fused(
     host: AdapterHost,
-    batches: Iterator[list[Chain]],
+    batches: BatchStream,
     params: FusedTrainingParams,
     *,
     steps: int,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None = None,
 ) -> TrainResult:
     """Trains the one adapter of the host for `steps`."""
     host.train_only(FUSED)
-    return _train(host, batches, params, steps, params.marker_weight, log, should_stop)
+    weight = params.marker_weight
+    return _train(host, batches, params, steps, weight, log, should_stop, checkpoints)
 
 
 def _train(
     host: AdapterHost,
-    batches: Iterator[list[Chain]],
+    batches: BatchStream,
     params: TrainingParams,
     steps: int,
     marker_weight: float | None,
     log: Log,
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None,
 ) -> TrainResult:
     """`marker_weight` None: the experts, which learn no markers."""
     learn_markers = marker_weight is not None
@@ -133,23 +140,70 @@ def _train(
         bf16=params.bf16,
         log=log,
         should_stop=should_stop,
+        checkpoints=checkpoints,
+        carried={"batches": batches},
     )
 
 
-def batch_stream(
-    draw: Callable[[], Sequence[Chain]], batch: int, rng: np.random.Generator
-) -> Iterator[list[Chain]]:
+class BatchStream:
     """Endless batches: every chain of a draw once an epoch; a few batches' chains are sorted by
-    length together, so that little is padded, and their batches come in random order."""
-    while True:
-        chains = draw()
-        size = min(batch, len(chains))
-        order = [int(i) for i in rng.permutation(len(chains))]
+    length together, so that little is padded, and their batches come in random order.
+
+    Can be put back where it stood: it remembers where its generators were when the epoch began, and
+    how many batches of it were taken.
+
+    Args:
+        draw: the chains of an epoch; it may use `also`, and no other generator.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[], Sequence[Chain]],
+        batch: int,
+        rng: np.random.Generator,
+        *also: np.random.Generator,
+    ) -> None:
+        self._draw = draw
+        self._batch = batch
+        self._rng = rng
+        self._generators = {f"draws_{i}": NumpyDraws(g) for i, g in enumerate((rng, *also))}
+        self._begin_epoch()
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> list[Chain]:
+        found = next(self._epoch, None)
+        if found is None:
+            self._begin_epoch()
+            found = next(self._epoch)
+        self._taken += 1
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"began": self._began, "taken": self._taken}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        for name, generator in self._generators.items():
+            generator.load_state_dict(state_dict["began"][name])
+        self._begin_epoch()
+        for _ in range(state_dict["taken"]):
+            next(self)
+
+    def _begin_epoch(self) -> None:
+        self._began = {name: g.state_dict() for name, g in self._generators.items()}
+        self._taken = 0
+        self._epoch = self._batches()
+
+    def _batches(self) -> Iterator[list[Chain]]:
+        chains = self._draw()
+        size = min(self._batch, len(chains))
+        order = [int(i) for i in self._rng.permutation(len(chains))]
         for start in range(0, len(order), size * _BATCHES_SORTED_TOGETHER):
             group = sorted(
                 order[start : start + size * _BATCHES_SORTED_TOGETHER],
                 key=lambda i: (chains[i].length, i),
             )
             parts = [group[i : i + size] for i in range(0, len(group), size)]
-            for position in rng.permutation(len(parts)):
+            for position in self._rng.permutation(len(parts)):
                 yield [chains[i] for i in parts[int(position)]]

@@ -109,7 +109,10 @@ class PrefillStore:
         if model.prompt_adapters(knob) or not self.keep:
             return model.prefill(batch, knob)
         if where not in self.states:
-            self.states[where] = model.prefill(batch, knob)
+            # What is kept must not depend on who asks first: a training that goes on from a
+            # checkpoint asks in another order.
+            with torch.autocast(batch.prompt_ids_BP.device.type, enabled=False):
+                self.states[where] = model.prefill(batch, knob)
         return self.states[where]
 
 

@@ -191,6 +191,7 @@ class AlignmentEnforcer(Mission):
             log=lambda step, metrics: ctx.log(
                 run, step, {f"skill/{name}": value for name, value in metrics.items()}
             ),
+            checkpoints=ctx.checkpoints,
         )
         result = train_skill(host, stage)
         host.freeze()
@@ -240,6 +241,7 @@ class AlignmentEnforcer(Mission):
             ),
             should_stop=ctx.should_stop,
             log=lambda step, m: ctx.log(run, step, m),
+            checkpoints=lambda name: ctx.checkpoints(name, run),
         )
         model = _build(spec, arm, run, host, params)
         trace, figures = SafetyTrace(), dict(bench.skill_figures)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from bem.context import RoutingContext
 from bem.injection import AdapterHost
 from bem.safety import PidMultiplier, Prefill, ValueHead
 from bem.training import TrainResult, fit
+from bem.training_checkpoint import StageCheckpoints
 from missions.alignment_enforcer.arms import SAFETY, SKILL, ArmModel, PrefillStore
 from missions.alignment_enforcer.batches import ItemBatch
 from missions.alignment_enforcer.params import MissionParams
@@ -37,6 +39,8 @@ class Stage:
     """The batch of each step."""
     should_stop: Callable[[], bool]
     log: Log
+    checkpoints: Callable[[str], StageCheckpoints | None] = lambda stage: None
+    """Where a training of this name is kept."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +50,13 @@ class SafetyTrace:
     multiplier: float = 0.0
     attack_loss: float = 0.0
     benign_kl: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        for name in self.__slots__:
+            setattr(self, name, state_dict[name])
 
 
 def whole_logits(
@@ -96,6 +107,7 @@ def train_skill(host: AdapterHost, stage: Stage) -> TrainResult:
         bf16=stage.params.bf16,
         log=stage.log,
         should_stop=stage.should_stop,
+        checkpoints=stage.checkpoints("skill"),
     )
 
 
@@ -189,6 +201,8 @@ def train_safety(
         bf16=stage.params.bf16,
         log=stage.log,
         should_stop=stage.should_stop,
+        checkpoints=stage.checkpoints("safety"),
+        carried={"multiplier": multiplier, "trace": trace},
     )
     return result, trace
 
@@ -209,6 +223,7 @@ def train_head(model: ArmModel, stage: Stage, store: PrefillStore) -> TrainResul
         steps=settings.head_steps,
         weight_decay=settings.head_weight_decay,
         should_stop=stage.should_stop,
+        checkpoints=stage.checkpoints("head"),
     )
 
 

@@ -101,6 +101,7 @@ class LivingModel(Mission):
             pack.seed,
             log=lambda step, metrics: ctx.log(first, step, metrics),
             should_stop=ctx.should_stop,
+            checkpoints=ctx.checkpoints("start"),
         )
         try:
             figures = {

@@ -7,6 +7,7 @@ between arms is only what they may change afterwards. It has never seen a change
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from bem.evaluate import target_loss
 from bem.injection import AdapterHost
 from bem.registry import make_config
 from bem.training import TrainResult, fit
+from bem.training_checkpoint import StageCheckpoints
 from missions.living_model.data import Item, to_examples
 from missions.living_model.params import StartParams
 from missions.seeding import torch_generator
@@ -25,6 +27,30 @@ from missions.seeding import torch_generator
 ADAPTER = "living"
 _CODE_ROWS = 64
 """Rows on which code variance and the shuffled-code gap are measured."""
+
+
+class Order:
+    """Row numbers in random order, epoch after epoch; can be put back where it stood."""
+
+    def __init__(self, rows: int, generator: torch.Generator) -> None:
+        self._rows = rows
+        self._generator = generator
+        self._left: list[int] = []
+
+    def take(self, count: int) -> list[int]:
+        """The next rows."""
+        if len(self._left) < count:
+            self._left += torch.randperm(self._rows, generator=self._generator).tolist()
+        chosen, self._left = self._left[:count], self._left[count:]
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        left = torch.tensor(self._left, dtype=torch.int64)
+        return {"left": left, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self._left = state_dict["left"].tolist()
+        self._generator.set_state(state_dict["generator"])
 
 
 def train_start(
@@ -35,6 +61,7 @@ def train_start(
     *,
     log: Callable[[int, dict[str, float]], None],
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None = None,
 ) -> tuple[AdapterHost, TrainResult]:
     """A host with the trained adapter selected; every draw comes from the seed's streams."""
     host = AdapterHost(base)
@@ -52,14 +79,10 @@ def train_start(
     host.train_only(ADAPTER)
     rows = encode(to_examples(items), base.tokenizer)
     pad_id = pad_id_of(base.tokenizer)
-    generator = torch_generator(seed, "B", "order")
-    order: list[int] = []
+    order = Order(len(rows), torch_generator(seed, "B", "order"))
 
     def step_loss(step: int) -> Tensor:
-        nonlocal order
-        if len(order) < params.batch_size:
-            order = order + torch.randperm(len(rows), generator=generator).tolist()
-        chosen, order = order[: params.batch_size], order[params.batch_size :]
+        chosen = order.take(params.batch_size)
         batch = pad([rows[i] for i in chosen], pad_id=pad_id, device=base.device)
         return target_loss(host, batch, batch.routing())
 
@@ -71,6 +94,8 @@ def train_start(
         log=log,
         log_every=25,
         should_stop=should_stop,
+        checkpoints=checkpoints,
+        carried={"order": order},
     )
     return host, result
 

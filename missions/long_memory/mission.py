@@ -98,6 +98,7 @@ class LongMemory(Mission):
             gate_penalty=arm.gate_penalty,
             log=lambda step, metrics: ctx.log(run, step, metrics),
             should_stop=ctx.should_stop,
+            checkpoints=ctx.checkpoints("train", run),
         )
         model.eval()
         folder = ctx.artifact_dir(run)

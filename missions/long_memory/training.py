@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bem.memory import MemoryLM, MemoryLMConfig
+from bem.state_tree import NumpyDraws
 from bem.training import TrainResult, fit
+from bem.training_checkpoint import StageCheckpoints
 from missions.long_memory.data import training_batch, training_rng
 from missions.long_memory.params import ArmParams, LongMemoryParams
 from missions.long_memory.streams import StreamFactory
@@ -47,6 +49,7 @@ def train_arm(
     gate_penalty: float,
     log: Callable[[int, dict[str, float]], None],
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None = None,
 ) -> TrainResult:
     """Minimises the loss on the seed's stream of batches."""
     rng = training_rng(seed)
@@ -73,6 +76,8 @@ def train_arm(
         log=log,
         log_every=20,
         should_stop=should_stop,
+        checkpoints=checkpoints,
+        carried={"streams": NumpyDraws(rng)},
     )
 
 

@@ -106,6 +106,7 @@ class ScramblePretraining(Mission):
             folder,
             log=lambda step, metrics: ctx.log(run, step, metrics),
             should_stop=ctx.should_stop,
+            checkpoints=ctx.checkpoints("train", run),
         )
         try:
             figures = {

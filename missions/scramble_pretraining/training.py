@@ -1,6 +1,7 @@
 """Trains one arm of mission D and keeps its adapter at every step of the learning curve.
 
-Every arm of a seed starts from the same weights and draws the same clean documents in the same
+Kept adapters wait in memory, and in the training's checkpoints, until the end. Every arm of a seed
+starts from the same weights and draws the same clean documents in the same
 order. Scores are not looked at here: the kept adapters are scored later, like any artifact.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,9 @@ from bem.checkpoint import save_adapter
 from bem.data import IGNORED, Batch, Encoded, pad, pad_id_of
 from bem.injection import AdapterHost
 from bem.scramble import sample_bijections
+from bem.state_tree import NumpyDraws, Stateful, TorchDraws
 from bem.training import TrainResult, fit
+from bem.training_checkpoint import StageCheckpoints
 from missions.scramble_pretraining.corpus import Documents
 from missions.scramble_pretraining.data import World
 from missions.scramble_pretraining.objectives import Halves, Objective, Projector, step_loss
@@ -117,6 +121,15 @@ class StepSource:
         both = _stack(first, second, self._pad_id)
         return Halves(batch=both.to(self._device), bijection=bijection)
 
+    @property
+    def carried(self) -> dict[str, Stateful]:
+        """What moves on with every draw."""
+        return {
+            "documents": NumpyDraws(self._clean),
+            "partners": NumpyDraws(self._partner),
+            "bijections": TorchDraws(self._bijections),
+        }
+
     def sample_documents(self, count: int = 256) -> Documents:
         """Further training documents, for the leak check."""
         rate = self._params.corpus.shortcut_rate
@@ -132,6 +145,36 @@ class StepSource:
         return document_batch(documents, facts, self._pad_id)
 
 
+class Curve:
+    """The adapter's weights at the steps of the learning curve."""
+
+    def __init__(self, host: AdapterHost, steps: Sequence[int]) -> None:
+        self._host = host
+        self._steps = set(steps)
+        self._kept: dict[int, dict[str, Tensor]] = {}
+
+    def pass_by(self, step: int) -> None:
+        """Keeps the weights as they are before this step, where the curve has it."""
+        if step in self._steps:
+            weights = self._host[ADAPTER].state_dict()
+            self._kept[step] = {name: value.detach().clone() for name, value in weights.items()}
+
+    def write(self, folder: Path) -> None:
+        """Saves a `step_<n>` folder each; the adapter is left as it is."""
+        adapter = self._host[ADAPTER]
+        now = {name: value.detach().clone() for name, value in adapter.state_dict().items()}
+        for step, weights in sorted(self._kept.items()):
+            adapter.load_state_dict(weights)
+            save_adapter(self._host, ADAPTER, folder / f"step_{step:05d}")
+        adapter.load_state_dict(now)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(step): weights for step, weights in self._kept.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self._kept = {int(step): weights for step, weights in state_dict.items()}
+
+
 def train_arm(
     objective: Objective,
     base: BaseModel,
@@ -142,6 +185,7 @@ def train_arm(
     *,
     log: LogFunction,
     should_stop: Callable[[], bool],
+    checkpoints: StageCheckpoints | None = None,
 ) -> tuple[TrainResult, AdapterHost]:
     """Trains from the seed's start and saves `step_<n>` folders below `folder`."""
     host = make_host(base, params, seed)
@@ -150,11 +194,10 @@ def train_arm(
         base.hidden_size, params.sep.projection, torch_generator(seed, "D", "projector")
     )
     settings = params.training
-    kept = set(settings.curve_steps)
+    curve = Curve(host, settings.curve_steps)
 
     def loss_of(step: int) -> Tensor:
-        if step in kept:
-            save_adapter(host, ADAPTER, folder / f"step_{step:05d}")
+        curve.pass_by(step)
         return step_loss(objective, host, source.draw(), weights=params.sep, projector=projector)
 
     result = fit(
@@ -165,6 +208,9 @@ def train_arm(
         log=log,
         log_every=25,
         should_stop=should_stop,
+        checkpoints=checkpoints,
+        carried={**source.carried, "curve": curve},
     )
-    save_adapter(host, ADAPTER, folder / f"step_{settings.steps:05d}")
+    curve.pass_by(settings.steps)
+    curve.write(folder)
     return result, host

@@ -31,7 +31,7 @@ from missions.agentic_planner.scoring import (
     token_f1,
     with_plans,
 )
-from missions.agentic_planner.skills import FUSED, adapter_config, batch_stream
+from missions.agentic_planner.skills import FUSED, BatchStream, adapter_config
 from missions.base_model import bundled_path
 from missions.data.tokenizer import MISSION_TOKENS
 from missions.local import LocalResult, run_local
@@ -199,7 +199,7 @@ def test_labels_and_owners_of_a_batch(field: contest.Ground, learn_markers: bool
 
 
 def test_every_chain_comes_once_an_epoch(field: contest.Ground) -> None:
-    batches = batch_stream(lambda: field.train, 7, np.random.default_rng(0))
+    batches = BatchStream(lambda: field.train, 7, np.random.default_rng(0))
     seen: list[str] = []
     while len(seen) < len(field.train):
         seen += [chain.item.query.id for chain in next(batches)]
