@@ -241,6 +241,7 @@ class _Campaign:
             spec_json=json.dumps(mission.work.spec.model_dump(mode="json")),
             catalog=self._settings.catalog,
             submitted_at=time.time(),
+            checkpoint_every_s=self._settings.checkpoint_every_s,
         )
         mission.jobs.append(
             start_job(

@@ -66,9 +66,12 @@ def start_job(
             from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
             from ray.train.torch import TorchTrainer
 
+            from fleet.watching_backend import WatchingTorchConfig
+
             TorchTrainer(
                 mission_loop,
                 train_loop_config=dict(config),
+                torch_config=WatchingTorchConfig(),
                 scaling_config=ScalingConfig(
                     num_workers=job.workers,
                     use_gpu=job.request.gpus > 0,
@@ -137,6 +140,7 @@ def mission_loop(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from fleet.cluster_nodes import node_name
+    from fleet.preemption import NOTICE, drained
     from fleet.worker import Worker, open_log, parse_job
     from fleet.worker_ledger import connect
 
@@ -146,7 +150,9 @@ def mission_loop(config: dict[str, Any]) -> None:
     ledger = connect(ray.get_runtime_context().namespace)
     rank = ray.train.get_context().get_world_rank()
     here = node_name(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
-    Worker(job, ledger, rank=rank, device=get_device(), host=here).run()
+    Worker(
+        job, ledger, rank=rank, device=get_device(), host=here, notice=NOTICE, drained=drained
+    ).run()
 
 
 def as_config(job: Any) -> dict[str, Any]:

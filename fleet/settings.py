@@ -127,5 +127,7 @@ class LaunchSettings:
     """How long a worker may take to leave after a stop was asked for."""
     max_wait_s: float = 1800.0
     """How long a worker group may wait for resources before its mission fails with a reason."""
+    checkpoint_every_s: float = 5.0
+    """Seconds between checkpoints of a training; 0 keeps none."""
     max_tries: int = 3
     """Attempts of a pack whose worker dies."""

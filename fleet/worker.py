@@ -1,14 +1,16 @@
 """The loop of one worker: prepare, lease packs, train, evaluate, hand over, until none is left.
 
-Everything that counts is committed to the ledger as it happens, so a worker may die at any point
-and its successor goes on with what is missing. An error of the mission's own code is a recorded
-failure of the run, the pack or the mission, never an exception that leaves this loop; what does
-leave it (a dead disk, a ledger that cannot be reached) is the fleet's to handle. Knows no Ray.
+Everything that counts is committed to the ledger as it happens, and training to checkpoints, so a
+worker may die at any point and its successor goes on with what is missing. An error of the
+mission's own code is a recorded failure of the run, the pack or the mission, never an exception
+that leaves this loop; what does leave it (a dead disk, a ledger that cannot be reached) is the
+fleet's to handle. Knows no Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -20,7 +22,7 @@ import time
 import traceback as tracebacks
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,22 +30,26 @@ from typing import Any
 import psutil
 import torch
 
+from fleet import preemption, provenance
 from fleet.context import WorkerContext
 from fleet.errors import FleetError, KeyConflictError, StorageError
+from fleet.failures import cause_of_failure, is_disk_trouble, reason_of
 from fleet.ledger.records import Lease, RunResult
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
+from fleet.preemption import Notice
 from fleet.settings import RunPaths
 from fleet.split_lock import LedgerLock
 from fleet.worker_ledger import WorkerLedger
+from missions.checkpoints import EVERY_S, PackCheckpoints
 from missions.protocol import Artifact, Mission, Pack, ReportTable, Run
 from missions.spec import MissionSpec
-from stats.errors import NonFiniteScoreError
 from stats.plain import from_plain, to_plain
 from stats.scores import ScoreTable
 from stats.verdict import ArmCost
 
 HEARTBEAT_S = 1.0
+PREEMPTED_EXIT = 75
 
 log = logging.getLogger("fleet.worker")
 
@@ -61,6 +67,8 @@ class WorkerJob:
     catalog: str
     """Module with `load_mission(id)`."""
     submitted_at: float
+    checkpoint_every_s: float = EVERY_S
+    """Seconds between checkpoints of a training; 0 keeps none."""
 
     @property
     def paths(self) -> RunPaths:
@@ -78,6 +86,8 @@ class Worker:
         rank: int,
         device: torch.device,
         host: str = "",
+        notice: Notice | None = None,
+        drained: Callable[[], str] = lambda: "",
     ) -> None:
         self._job = job
         self._ledger = ledger
@@ -85,8 +95,14 @@ class Worker:
         self._host = host or platform.node()
         self._attempt = f"{job.job}.{rank}.{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
+        self._notice = notice or Notice()
+        self._drained = drained
+        self._left = threading.Event()
         self._lost: list[BaseException] = []
         self._spec = MissionSpec.model_validate_json(job.spec_json)
+        self._code = provenance.code_version()
+        self._failed = False
+        """Whether a run of the pack at hand has failed."""
         self._board = ScalarBoard(job.paths.tensorboard)
         self._ctx = WorkerContext(
             self._spec,
@@ -120,16 +136,38 @@ class Worker:
         )
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
+        threading.Thread(target=self._heed, name="notice", daemon=True).start()
+        self._notice.heard = True
         try:
             self._work()
         finally:
+            self._notice.heard = False
             self._stop.set()
             beat.join()
             self._board.close()
         if self._lost:
             raise self._lost[0]
         self._send_points()
-        self._ledger.end_attempt(self._attempt, Cause.STOPPED, "stopped by the user")
+        self._leave()
+
+    def _leave(self) -> None:
+        """Ends the attempt; a pack that it still holds goes back."""
+        self._left.set()
+        if self._notice.given:
+            self._ledger.end_attempt(self._attempt, Cause.PREEMPTED, self._notice.reason)
+        else:
+            self._ledger.end_attempt(self._attempt, Cause.STOPPED, "stopped by the user")
+
+    def _heed(self) -> None:
+        """Once told to go: training stops at its next step and writes a checkpoint. What does not
+        come to an end in time (a long evaluation) is given up; the checkpoints are on disk."""
+        self._notice.wait()
+        log.info("%s: told to go: %s", self._attempt, self._notice.reason)
+        self._stop.set()
+        if not self._left.wait(preemption.LEAVE_S):
+            log.warning("%s: left by force after %.0f s", self._attempt, preemption.LEAVE_S)
+            self._leave()
+            os._exit(PREEMPTED_EXIT)
 
     def _work(self) -> None:
         mission = self._prepare()
@@ -171,15 +209,79 @@ class Worker:
             name: Run(mission=self._job.mission, arm=arm, seed=lease.seed)
             for name, arm in lease.runs
         }
-        pack = Pack(name=lease.pack, runs=tuple(runs.values()))
+        kept = self._checkpoints(lease)
+        self._ctx.enter_pack(kept)
         log.info("%s: training (attempt %d)", lease.pack, lease.tries)
         self._ledger.start_pack(self._attempt, lease.pack)
+        self._failed = False
+        together = [runs[name] for name in lease.missing]
+        for attempt in self._split_on_failure(mission, lease.pack, together, kept):
+            for run, artifact in attempt.items():
+                if self._stop.is_set():
+                    break
+                artifacts[run] = artifact
+                if self._evaluate(mission, run.name, run, artifact) and kept is not None:
+                    kept.forget(run.name)
+        if kept is not None and kept.cost[0]:
+            self._ledger.timing(self._job.mission, "checkpoint", lease.pack, *kept.cost)
+        if self._stop.is_set():
+            return
+        if kept is not None and not self._failed:
+            kept.forget_all()
+        self._send_points()
+        self._ledger.end_pack(self._attempt, lease.pack)
+
+    def _checkpoints(self, lease: Lease) -> PackCheckpoints | None:
+        every_s = self._job.checkpoint_every_s
+        if not every_s:
+            return None
+        work = self._job.paths.work(self._job.mission)
+        return PackCheckpoints(
+            work / "checkpoints" / lease.pack,
+            pack=lease.pack,
+            keys=lease.keys,
+            binding={"code": self._code, "device": self._ctx.device.type},
+            quarantine=work / "quarantine",
+            every_s=every_s,
+            alarm=lambda name, text: self._ledger.event("alarm", name, text),
+            resumed=lambda name, text: self._ledger.event("info", name, text),
+        )
+
+    def _split_on_failure(
+        self, mission: Mission, pack: str, runs: Sequence[Run], kept: PackCheckpoints | None
+    ) -> Iterator[Mapping[Run, Artifact]]:
+        """Artifacts of the runs together. Where that fails, of each alone: a run's outcome does not
+        depend on its pack, so this finds whose failure it is, and needs less memory at a time."""
         try:
-            with self._timed("train", lease.pack):
-                trained = mission.train(self._spec, pack, self._ctx)
+            yield self._train(mission, pack, runs, record=len(runs) == 1)
+            return
+        except _TogetherError as failed:
+            reason = str(failed)
+        self._ledger.event("warning", pack, f"{reason}; once more, run by run")
+        for run in runs:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             if self._stop.is_set():
                 return
-            absent = [name for name in lease.missing if runs[name] not in trained]
+            if kept is not None:
+                kept.begin_again()
+            yield self._train(mission, pack, [run], record=True)
+
+    def _train(
+        self, mission: Mission, pack: str, runs: Sequence[Run], *, record: bool
+    ) -> Mapping[Run, Artifact]:
+        """Artifacts of the runs; none where training was stopped, or failed and is recorded.
+
+        Raises:
+            _TogetherError: it failed, and is not to be recorded.
+        """
+        try:
+            with self._timed("train", pack):
+                trained = mission.train(self._spec, Pack(name=pack, runs=tuple(runs)), self._ctx)
+            if self._stop.is_set():
+                return {}
+            absent = [run.name for run in runs if run not in trained]
             if absent:
                 raise ValueError(f"train returned no artifact for {', '.join(absent)}.")
         except FleetError:
@@ -187,27 +289,28 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - recorded with its traceback
             if self._stop.is_set():
                 # A training that was cut short may trip over what it does not have: no failure.
-                log.info("%s: stopped in training (%s)", lease.pack, error)
-                return
-            for name in lease.missing:
-                self._record_failure(name, "train", error)
-            self._ledger.end_pack(self._attempt, lease.pack)
-            return
-        artifacts.update(trained)
-        for name in lease.missing:
-            if self._stop.is_set():
-                return
-            self._evaluate(mission, name, runs[name], trained[runs[name]])
-        self._send_points()
-        self._ledger.end_pack(self._attempt, lease.pack)
+                log.info("%s: stopped in training (%s)", pack, error)
+                return {}
+            _raise_disk_trouble(error)
+            if not record:
+                text = f"train: {reason_of(error)}"
+                # What the frames of the failed call hold would be held through the next.
+                tracebacks.clear_frames(error.__traceback__)
+                raise _TogetherError(text) from None
+            for run in runs:
+                self._record_failure(run.name, "train", error)
+            return {}
+        return {run: trained[run] for run in runs}
 
-    def _evaluate(self, mission: Mission, name: str, run: Run, artifact: Artifact) -> None:
+    def _evaluate(self, mission: Mission, name: str, run: Run, artifact: Artifact) -> bool:
+        """Scores a run and hands it over; whether it is done."""
         try:
             with self._timed("evaluate", name):
                 scores = mission.evaluate(self._spec, run, artifact, "test", self._ctx)
                 result = _result(name, scores, artifact)
             self._ledger.finish_run(self._attempt, result)
             log.info("%s: done, %d scores", name, len(scores))
+            return True
         except KeyConflictError as error:
             self._ledger.event("alarm", name, str(error))
             self._record_failure(name, "hand over", error)
@@ -216,8 +319,10 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - recorded with its traceback
             if self._stop.is_set():
                 log.info("%s: stopped in evaluation (%s)", name, error)
-                return
+                return False
+            _raise_disk_trouble(error)
             self._record_failure(name, "evaluate", error)
+        return False
 
     def _make_extras(self, mission: Mission) -> None:
         """Tables and curves for the report; their failure spoils the report, not the verdict."""
@@ -257,12 +362,12 @@ class Worker:
 
     def _record_failure(self, run: str, stage: str, error: BaseException) -> None:
         log.exception("%s: %s failed", run, stage)
-        nonfinite = isinstance(error, NonFiniteScoreError | FloatingPointError)
+        self._failed = True
         self._ledger.fail_run(
             self._attempt,
             run,
-            cause=Cause.NONFINITE if nonfinite else Cause.ERROR,
-            reason=f"{stage}: {type(error).__name__}: {error}",
+            cause=cause_of_failure(error),
+            reason=f"{stage}: {reason_of(error)}",
             traceback="".join(tracebacks.format_exception(error)),
         )
 
@@ -270,7 +375,7 @@ class Worker:
         log.exception("%s: %s failed", self._job.mission, stage)
         self._ledger.fail_mission(
             self._job.mission,
-            reason=f"{stage}: {type(error).__name__}: {error}",
+            reason=f"{stage}: {reason_of(error)}",
             traceback="".join(tracebacks.format_exception(error)),
         )
 
@@ -300,9 +405,22 @@ class Worker:
                 self._send_points()
                 if self._ledger.heartbeat(self._attempt):
                     self._stop.set()
+                drained = self._drained()
+                if drained:
+                    self._notice.give(drained)
             except Exception as error:  # noqa: BLE001 - raised again by `run`
                 self._lost.append(error)
                 self._stop.set()
+
+
+class _TogetherError(Exception):
+    """Training several runs together failed."""
+
+
+def _raise_disk_trouble(error: Exception) -> None:
+    """A full disk is no failure of the run's: it ends the launch, and a resume goes on."""
+    if is_disk_trouble(error):
+        raise StorageError(f"{type(error).__name__}: {error}") from error
 
 
 def _result(name: str, scores: ScoreTable, artifact: Artifact) -> RunResult:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.states import RunState
@@ -19,6 +20,8 @@ class Lease:
     missing: tuple[str, ...]
     """Runs whose result is not in the ledger yet."""
     tries: int
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """The key of every run; training checkpoints are bound to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,14 +73,15 @@ class Transitions:
         """The pack as its holder gets it."""
         seed, tries = self.need("SELECT seed, tries FROM packs WHERE pack = ?", pack)
         rows = self._cx.execute(
-            "SELECT run, arm, state FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
+            "SELECT run, arm, state, key FROM runs WHERE pack = ? ORDER BY rowid", (pack,)
         ).fetchall()
         return Lease(
             pack=pack,
             seed=seed,
-            runs=tuple((run, arm) for run, arm, _ in rows),
-            missing=tuple(run for run, _, state in rows if not RunState(state).is_terminal),
+            runs=tuple((run, arm) for run, arm, _, _ in rows),
+            missing=tuple(run for run, _, state, _ in rows if not RunState(state).is_terminal),
             tries=tries,
+            keys={run: key for run, _, _, key in rows if key is not None},
         )
 
     def check_owner(self, attempt: str, pack: str) -> None:

@@ -11,6 +11,7 @@ class Cause(StrEnum):
 
     ERROR = "error"
     NONFINITE = "nonfinite"
+    OOM = "oom"
     WORKER_DIED = "worker_died"
     PREEMPTED = "preempted"
     STOPPED = "stopped"
