@@ -56,7 +56,7 @@ def memory_figures() -> str:
         figures.append(f"address space limited to {_mib(limit)} MiB")
     machine = psutil.virtual_memory()
     figures.append(f"machine has {_mib(machine.available)} of {_mib(machine.total)} MiB free")
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         figures.append(f"GPU has {_mib(free)} of {_mib(total)} MiB free")
         figures.append(f"of which torch holds {_mib(torch.cuda.memory_reserved())} MiB")
