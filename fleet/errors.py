@@ -1,6 +1,7 @@
 """Errors of the fleet, each with its exit code. Knows no command and no console.
 
 FleetError (Exception)              1   something failed while the fleet ran
+|-- SweepError                          a sweep that found no settings for an arm
 |-- UsageError                      2   arguments that do not go together, an occupied run id
 |-- ConfigError                     3   a configuration that cannot be accepted
 |-- UnfitEnvironmentError           4   this machine or cluster cannot run what was asked
@@ -33,6 +34,10 @@ class FleetError(Exception):
         """Where the details stand; empty where there are none."""
         self.go_on = go_on
         """The command that goes on from here; empty where nothing does."""
+
+
+class SweepError(FleetError):
+    """A sweep found no settings that an arm may have."""
 
 
 class UsageError(FleetError):

@@ -163,9 +163,37 @@ def _through_the_lock(evaluate: Callable[..., ScoreTable]) -> Callable[..., Scor
                 seed=run.seed,
                 arm_hash=spec.arm_digest(run.arm),
             )
-        return evaluate(self, spec, run, artifact, split, ctx)
+        return evaluate(self, spec.seen_by(run.arm), run, artifact, split, ctx)
 
     return locked
+
+
+def _arms_as_they_are(train: Callable[..., Mapping[Run, Artifact]]) -> Callable[..., Any]:
+    """`train` that sees each arm's settings: runs whose `params` agree are trained together."""
+
+    @functools.wraps(train)
+    def grouped(
+        self: Mission, spec: MissionSpec, pack: Pack, ctx: Context
+    ) -> Mapping[Run, Artifact]:
+        if not any(spec.arms[run.arm].override for run in pack.runs):
+            return train(self, spec, pack, ctx)
+        groups: list[tuple[MissionSpec, list[Run]]] = []
+        for run in pack.runs:
+            seen = spec.seen_by(run.arm)
+            for known, runs in groups:
+                if known.params == seen.params:
+                    runs.append(run)
+                    break
+            else:
+                groups.append((seen, [run]))
+        found: dict[Run, Artifact] = {}
+        for seen, runs in groups:
+            # A name of its own: what is kept of a training under way belongs to one group.
+            name = f"{pack.name}.{runs[0].arm}" if len(groups) > 1 else pack.name
+            found |= train(self, seen, Pack(name=name, runs=tuple(runs)), ctx)
+        return found
+
+    return grouped
 
 
 class Mission(ABC):
@@ -173,6 +201,7 @@ class Mission(ABC):
 
     The `evaluate` of every subclass is put behind the context's lock when the class is made: a
     sweep or a `train` that reaches for test scores is refused by the code, not by a convention.
+    `train` and `evaluate` see the `params` of the arms at hand, an arm's `override` included.
     """
 
     id: ClassVar[str]
@@ -180,11 +209,17 @@ class Mission(ABC):
     """Pydantic model (`extra="forbid", frozen=True`) that parses `params:` of mission.yaml."""
     seed_figure: ClassVar[str] = "final_loss"
     """Figure of `Artifact.figures` whose median names the seed that is served; never of test."""
+    arm_model: ClassVar[type[BaseModel] | None] = None
+    """Pydantic model of an arm's own `params`, where arms have any that a sweep may search."""
+    tunable: ClassVar[tuple[str, ...]] = ()
+    """Parts of `params` that one arm may have otherwise than another: nothing that makes data."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "evaluate" in cls.__dict__:
             setattr(cls, "evaluate", _through_the_lock(cls.__dict__["evaluate"]))  # noqa: B010
+        if "train" in cls.__dict__:
+            setattr(cls, "train", _arms_as_they_are(cls.__dict__["train"]))  # noqa: B010
 
     @abstractmethod
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:

@@ -16,6 +16,7 @@ from missions.errors import SpecError, UnknownMissionError
 from missions.protocol import Mission
 from missions.spec import MissionSpec, load_spec
 from missions.spec_errors import suggest
+from missions.sweep_check import check_overrides, check_sweep
 
 ROOT = Path(__file__).resolve().parent
 
@@ -64,7 +65,7 @@ def resolve(
 
 
 def check_params(spec: MissionSpec, mission: Mission) -> None:
-    """Validates `params` against the mission's model.
+    """Validates `params`, what arms have otherwise, and the sweep against the mission's code.
 
     Raises:
         SpecError: names the field and the known ones.
@@ -78,3 +79,6 @@ def check_params(spec: MissionSpec, mission: Mission) -> None:
     except ValidationError as error:
         source = f"{mission_file(spec.id)}: params"
         raise SpecError(describe(error, mission.params_model, source)) from None
+    source = str(mission_file(spec.id))
+    check_overrides(spec, mission, source)
+    check_sweep(spec, mission, source)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from missions.errors import SpecError
 from missions.resources import ResourcesConfig
 from missions.spec_errors import describe
+from missions.sweep_spec import SweepConfig
 from stats.gates import GateConfig
 from stats.sequential.futility import FutilityConfig
 from stats.sequential.looks import LooksConfig
@@ -44,6 +45,8 @@ class ArmConfig(_Strict):
     """What the arm is, in a line for the report."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Settings of this arm; the mission parses them."""
+    override: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the mission's `params` that this arm has otherwise; a sweep writes them."""
 
 
 class ParityConfig(_Strict):
@@ -101,6 +104,8 @@ class MissionSpec(_Strict):
     """Numbers of complete seeds at which the mission may be promoted early; null: only at all."""
     futility: FutilityConfig | None = None
     """When the remaining seeds are cancelled because the mission can hardly pass; null: never."""
+    sweep: SweepConfig | None = None
+    """What is searched on dev before the arms are frozen; null: the settings above are final."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MissionSpec:
@@ -126,27 +131,46 @@ class MissionSpec(_Strict):
             raise ValueError("no arm has role 'treatment'")
         if self.looks is not None:
             self.looks.check_plan(len(self.seeds))
+        if self.sweep is not None:
+            roles = {name: arm.role for name, arm in self.arms.items()}
+            self.sweep.check_against(roles, self.seeds)
         return self
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything above."""
         document = self.model_dump(mode="json")
-        # A mission without sequential rules keeps the hash that it had before they existed.
-        for rule in ("looks", "futility"):
+        # A mission without these rules keeps the hash that it had before they existed.
+        for rule in ("looks", "futility", "sweep"):
             if document[rule] is None:
                 del document[rule]
         # Likewise one that asks for no particular place and no shared run.
         for field, default in (("custom", {}), ("labels", {}), ("strategy", "packed")):
             if document["resources"][field] == default:
                 del document["resources"][field]
+        document["arms"] = {name: _arm_document(arm) for name, arm in self.arms.items()}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def arm_digest(self, arm: str) -> str:
         """sha256 of one arm's settings together with the mission's own params."""
-        part = {"arm": self.arms[arm].model_dump(mode="json"), "params": self.params}
+        part = {"arm": _arm_document(self.arms[arm]), "params": self.params}
         text = json.dumps(part, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def seen_by(self, arm: str) -> MissionSpec:
+        """The specification as one arm has it: its `override` merged into `params`."""
+        override = self.arms[arm].override
+        if not override:
+            return self
+        return self.model_copy(update={"params": merge(self.params, override)})
+
+
+def _arm_document(arm: ArmConfig) -> dict[str, Any]:
+    """An arm for hashing; without an override it keeps the hash that it had before there were."""
+    document = arm.model_dump(mode="json")
+    if not arm.override:
+        del document["override"]
+    return document
 
 
 def load_spec(path: Path, *, profile: str = "laptop", overrides: Sequence[str] = ()) -> MissionSpec:
@@ -166,7 +190,7 @@ def load_spec(path: Path, *, profile: str = "laptop", overrides: Sequence[str] =
     source = str(path)
     if profile != "laptop":
         patch = path.with_name(f"{profile}.yaml")
-        document = _merge(document, _read(patch))
+        document = merge(document, _read(patch))
         source = f"{path} + {patch.name}"
     for override in overrides:
         document = _override(document, override)
@@ -198,12 +222,13 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in patch.items():
         old = merged.get(key)
         merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
         )
     return merged
 
@@ -220,4 +245,4 @@ def _override(document: Mapping[str, Any], override: str) -> dict[str, Any]:
     patch: Any = value
     for key in reversed(keys):
         patch = {key: patch}
-    return _merge(document, patch)
+    return merge(document, patch)

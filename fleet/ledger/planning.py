@@ -58,7 +58,9 @@ def write_plan(
             ),
         )
         insert_packs(cx, work)
-        chain.append(cx, now, "freeze", freeze_body(work, plan.code_version))
+        # What is chosen by a sweep is frozen when it is settled; gates and seeds are fixed now.
+        kind = "freeze" if work.spec.sweep is None else "mission_file"
+        chain.append(cx, now, kind, freeze_body(work, plan.code_version))
 
 
 def write_data(

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fleet.ledger import chain
+from fleet.ledger import chain, sweeps
 from fleet.ledger.orders import CANCEL, CHANGE, ORDER_KINDS, RESUME, RETRY, Orders, standing_orders
 from fleet.ledger.transitions import Transitions
 from fleet.policies import Cause
@@ -174,7 +174,9 @@ def change_mission(
         "differences": list(differences),
     }
     chain.append(cx, now, CHANGE, body)
-    chain.append(cx, now, "freeze", freeze_body(work, code_version))
+    sweeps.forget(cx, work.mission)
+    kind = "freeze" if work.spec.sweep is None else "mission_file"
+    chain.append(cx, now, kind, freeze_body(work, code_version))
 
 
 def insert_packs(cx: sqlite3.Connection, work: MissionWork) -> None:

@@ -8,7 +8,7 @@ ledger through the steps when it opens it, readers read every version from `OLDE
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 OLDEST = 1
 """The oldest version that is read and migrated."""
 
@@ -32,6 +32,31 @@ _READS = """
 CREATE INDEX test_reads ON decisions (json_extract(body_json, '$.run')) WHERE kind = 'test_read'
 """
 """So that a read of the test split costs the same at run 10,000 as at the first."""
+
+_TRIALS = """
+CREATE TABLE trials (
+    key TEXT PRIMARY KEY,
+    mission TEXT NOT NULL REFERENCES missions (mission),
+    arm TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    rung INTEGER NOT NULL,
+    body_json TEXT NOT NULL,
+    error TEXT NOT NULL,
+    traceback TEXT NOT NULL,
+    cpu_s REAL NOT NULL,
+    wall_s REAL NOT NULL,
+    value_digest TEXT NOT NULL,
+    at REAL NOT NULL
+) STRICT
+"""
+_SWEEPS = """
+CREATE TABLE sweeps (
+    mission TEXT PRIMARY KEY REFERENCES missions (mission),
+    spec_json TEXT NOT NULL,
+    at REAL NOT NULL
+) STRICT
+"""
+"""The specification that a mission is confirmed with, once its sweep is settled."""
 
 SCHEMA = f"""
 CREATE TABLE meta (
@@ -165,6 +190,10 @@ CREATE TABLE timings (
 ) STRICT;
 
 {_SESSIONS};
+
+{_TRIALS};
+
+{_SWEEPS};
 """
 
 MIGRATIONS: dict[int, tuple[str, ...]] = {
@@ -175,5 +204,6 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         _KINDS,
         _READS,
     ),
+    2: (_TRIALS, _SWEEPS),
 }
 """Version -> statements that lead to the next one."""

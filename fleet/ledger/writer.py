@@ -343,6 +343,43 @@ class Ledger:
         with self._turn():
             self._inside.put_meta(f"stop/{mission}", json.dumps(reason))
 
+    # Sweeps
+
+    def record_trial(self, row: TrialRow) -> None:
+        """Registers a trial of a sweep.
+
+        Raises:
+            KeyConflictError: the key holds another score already.
+        """
+        with transaction(self._cx):
+            sweeps.register(self._cx, row, self._clock())
+            self._cx.execute(
+                "INSERT INTO timings VALUES (?, 'sweep', ?, ?, ?, ?)",
+                (row.mission, row.key[:16], row.wall_s, row.cpu_s, self._clock()),
+            )
+
+    def find_trial(self, key: str) -> TrialRow | None:
+        """The trial with this key, if it was run."""
+        return sweeps.find(self._cx, key)
+
+    def settle_sweep(
+        self, mission: str, spec_json: str, choice: Mapping[str, Any], freeze: Mapping[str, Any]
+    ) -> None:
+        """Records what a sweep chose and freezes the arms with it.
+
+        Raises:
+            KeyConflictError: the sweep was settled otherwise before.
+        """
+        with transaction(self._cx):
+            sweeps.settle(
+                self._cx,
+                self._clock(),
+                mission=mission,
+                spec_json=spec_json,
+                choice=choice,
+                freeze=freeze,
+            )
+
     # Extras, metrics, decisions
 
     def claim_extras(self, mission: str, attempt: str) -> bool:

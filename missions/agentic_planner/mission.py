@@ -66,6 +66,7 @@ class AgenticPlanner(Mission):
     id: ClassVar[str] = "A"
     params_model: ClassVar[type[BaseModel]] = Params
     seed_figure: ClassVar[str] = "dev_em"
+    tunable = ("training", "fused_training", "policy")
 
     def __init__(self) -> None:
         self._plans: dict[tuple[str, ...], PlanAnswers] = {}

@@ -88,6 +88,7 @@ class AlignmentEnforcer(Mission):
     id: ClassVar[str] = "C"
     params_model: ClassVar[type[BaseModel]] = MissionParams
     seed_figure: ClassVar[str] = "dev_benign_loss"
+    tunable = ("safety",)
 
     def __init__(self) -> None:
         self._test_store = PrefillStore(keep=True)

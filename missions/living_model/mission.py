@@ -56,6 +56,8 @@ class LivingModel(Mission):
 
     id = "B"
     params_model = LivingModelParams
+    arm_model = ArmParams
+    tunable = ("learner", "memory", "canary")
 
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
         params = _params(spec)

@@ -55,6 +55,8 @@ class LongMemory(Mission):
     id = "E"
     params_model = LongMemoryParams
     seed_figure = "dev_light_accuracy"
+    arm_model = ArmParams
+    tunable = ("train",)
 
     def prepare(self, spec: MissionSpec, ctx: Context) -> Prepared:
         params = _params(spec)

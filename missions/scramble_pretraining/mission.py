@@ -56,6 +56,7 @@ class ScramblePretraining(Mission):
 
     id = "D"
     params_model = ScrambleParams
+    tunable = ("training", "sep")
 
     def __init__(self) -> None:
         self._worlds: dict[str, tuple[World, TestSets, TestSets]] = {}
