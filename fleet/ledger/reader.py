@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fleet.errors import NotFoundError
-from fleet.ledger import chain
+from fleet.ledger import chain, sweeps
 from fleet.ledger.database import open_reader
 from fleet.ledger.records import (
     AttemptRow,
@@ -24,6 +24,7 @@ from fleet.ledger.records import (
     Timing,
 )
 from fleet.states import RunState
+from fleet.sweep.records import TrialRow
 
 
 class LedgerReader:
@@ -180,6 +181,30 @@ class LedgerReader:
             Timing(mission=mission, stage=stage, name=name, wall_s=wall, cpu_s=cpu)
             for mission, stage, name, wall, cpu in rows.fetchall()
         ]
+
+    def trials(self, mission: str | None = None) -> list[TrialRow]:
+        """Trials of sweeps, in order of arm, rung and number; none in a ledger older than them."""
+        if not self._has_table("trials"):
+            return []
+        rows = self._cx.execute(
+            f"SELECT {sweeps.COLUMNS} FROM trials WHERE ?1 IS NULL OR mission = ?1"
+            " ORDER BY mission, arm, rung, number",
+            (mission,),
+        )
+        return sweeps.read(rows.fetchall())
+
+    def swept_spec_json(self, mission: str) -> str | None:
+        """The specification with what a sweep chose; None where no sweep is settled."""
+        if not self._has_table("sweeps"):
+            return None
+        row = self._cx.execute(
+            "SELECT spec_json FROM sweeps WHERE mission = ?", (mission,)
+        ).fetchone()
+        return str(row[0]) if row else None
+
+    def _has_table(self, name: str) -> bool:
+        found = self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        return found is not None
 
     def last_points(self, mission: str) -> Mapping[str, tuple[int, float]]:
         """Run -> (newest step, time of it) from the logged scalars."""

@@ -119,7 +119,8 @@ def settle(
         raise LedgerError(f"The ledger knows no mission {mission!r}.")
     cx.execute("INSERT INTO sweeps VALUES (?, ?, ?)", (mission, spec_json, now))
     cx.executemany(
-        "UPDATE runs SET arm_hash = ?, key = NULL WHERE mission = ? AND arm = ? AND state != 'DONE'",
+        "UPDATE runs SET arm_hash = ?, key = NULL"
+        " WHERE mission = ? AND arm = ? AND state != 'DONE'",
         [(arm_hash, mission, arm) for arm, arm_hash in freeze["arm_hashes"].items()],
     )
     chain.append(cx, now, SWEEP, choice)

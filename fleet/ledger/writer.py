@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.errors import LedgerError
-from fleet.ledger import chain, planning, reopening, results, split_lock
+from fleet.ledger import chain, planning, reopening, results, split_lock, sweeps
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.records import Lease, LostAttempt, Point, RunResult, SplitTicket
 from fleet.ledger.transitions import Transitions
@@ -26,6 +26,7 @@ from fleet.states import RunState
 
 if TYPE_CHECKING:
     from fleet.plan import CampaignPlan, MissionWork
+    from fleet.sweep.records import TrialRow
 
 
 class Ledger:

@@ -6,10 +6,8 @@ Data come from the rung alone, so no setting can change what it is scored on. Kn
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import platform
 import shutil
 import time
 import traceback as tracebacks
@@ -80,6 +78,11 @@ class TrialContext(WorkdirContext):
         self._base = base
         self._lock = LocalLock()
         self.artifacts = workdir
+
+    @property
+    def base_if_loaded(self) -> FrozenBase | None:
+        """The base, where something has asked for it."""
+        return self._base
 
     def artifact_dir(self, run: Run) -> Path:
         path = self.artifacts / run.name
@@ -186,7 +189,7 @@ class Bench:
             spec = rung_spec(self._spec, rung)
             ctx = TrialContext(spec, self._workdir / f"rung-{rung}", self._device, self._base)
             self._mission.prepare(spec, ctx)
-            self._base = ctx.loaded_base
+            self._base = ctx.base_if_loaded
             self._contexts[rung] = ctx
         return self._contexts[rung]
 
@@ -194,14 +197,3 @@ class Bench:
 def _figures(cost: ArmCost) -> dict[str, float]:
     found = {item.name: getattr(cost, item.name) for item in fields(cost) if item.name != "arm"}
     return {name: float(value) for name, value in found.items() if value is not None}
-
-
-def as_json(row: TrialRow) -> str:
-    """What the ledger keeps of a trial beside the columns it is looked up by."""
-    plain = {
-        "settings": dict(row.settings),
-        "seed_scores": {str(seed): value for seed, value in row.seed_scores.items()},
-        "cost": dict(row.cost),
-        "host": platform.node(),
-    }
-    return json.dumps(plain, sort_keys=True, allow_nan=False)

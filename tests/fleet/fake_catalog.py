@@ -38,6 +38,17 @@ from stats.scores import ScoreTable
 from stats.verdict import ArmCost
 
 IDS = ("F1", "F2", "F3")
+BEST_RATE = 0.02
+"""Learning rate at which a fake's dev score is highest."""
+
+
+class FakeTraining(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: float = 0.002
+    steps: int = 8
+    width: int = 1
+    """Changes the size of the arm."""
 
 
 class FakeParams(BaseModel):
@@ -51,10 +62,16 @@ class FakeParams(BaseModel):
     kill_once: bool = False
     """The first attempt at the second seed kills its own process."""
     leak: int = 0
+    training: FakeTraining = FakeTraining()
+    trial_s: float = 0.0
+    """Seconds that a training takes whose seed is none of the file's."""
+    reads_test: bool = False
+    """Training looks at test scores."""
 
 
 class FakeMission(Mission):
     params_model = FakeParams
+    tunable = ("training",)
 
     def __init__(self, mission_id: str) -> None:
         self._id = mission_id
@@ -84,18 +101,28 @@ class FakeMission(Mission):
             time.sleep(0.01)
         if params.pack_s and ctx.should_stop():
             raise IndexError("a training that was cut short has no last loss")
+        if spec.withhold_verdict == "a trial of a sweep":
+            time.sleep(params.trial_s)
+            with (ctx.data_dir.parent.parent / "trained.txt").open("a") as stream:
+                stream.write(f"{pack.runs[0].arm} {params.training.lr!r} {params.training.steps}\n")
         if params.fail == "train" and pack.seed == params.fail_seed:
             raise RuntimeError(f"the fake's train was told to fail at seed {pack.seed}")
         found: dict[Run, Artifact] = {}
         for run in pack.runs:
             folder = ctx.artifact_dir(run)
             (folder / "adapter.json").write_text(json.dumps({"seed": run.seed}))
+            if params.reads_test:
+                size = ArmCost(arm=run.arm, trainable_params=1, adapter_params=1, forward_flops=1)
+                self.evaluate(spec, run, Artifact(path=folder, cost=size), "test", ctx)
             for step in range(3):
                 ctx.log(run, step, {"loss": 1.0 / (step + 1)})
             found[run] = Artifact(
                 path=folder,
                 cost=ArmCost(
-                    arm=run.arm, trainable_params=1000, adapter_params=1000, forward_flops=1e6
+                    arm=run.arm,
+                    trainable_params=1000 * params.training.width,
+                    adapter_params=1000 * params.training.width,
+                    forward_flops=1e6,
                 ),
                 figures={"final_loss": 1 / 3, "never_varied": float("nan")},
             )
@@ -112,6 +139,10 @@ class FakeMission(Mission):
         rng = numpy_generator(seed, spec.id, run.arm, split)
         effect = params.effect if run.arm == "treated" else 0.0
         values = (items + rng.normal(size=items.size) + 2 * effect > 0).astype(float)
+        if split == "dev":
+            # The nearer the rate is to the best one, and the longer the training, the better.
+            distance = abs(np.log10(params.training.lr / BEST_RATE))
+            values = np.full(items.size, params.training.steps / 10 - distance)
         if params.fail == "nonfinite" and run.seed == params.fail_seed:
             values[0] = np.nan
         return ScoreTable.from_columns(

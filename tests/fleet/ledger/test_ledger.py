@@ -299,7 +299,7 @@ def test_another_schema_version_is_refused(ledger: Ledger, tmp_path: Path) -> No
     cx.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     cx.commit()
     cx.close()
-    with pytest.raises(LedgerError, match="version 99; this program reads 1 to 2"):
+    with pytest.raises(LedgerError, match="version 99; this program reads 1 to 3"):
         LedgerReader(tmp_path / "ledger.sqlite")
 
 
