@@ -15,6 +15,7 @@ from fleet.policies import Holder, Node
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the cluster's file on the head."""
+_GROUP = "ray.io/node-group"
 _OF_RAY = frozenset({"CPU", "GPU", "TPU", "memory", "object_store_memory"})
 
 
@@ -59,19 +60,26 @@ def possible_nodes() -> tuple[Node, ...]:
 
 
 def _of_file(up: tuple[Node, ...]) -> list[Node]:
-    """From the file that `ray up` left on this head: with labels."""
+    """From the file that `ray up` left on this head."""
     path = BOOTSTRAP.expanduser()
     if not path.is_file():
         return []
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    found = []
-    for name, kind in document.get("available_node_types", {}).items():
+    return nodes_to_come(yaml.safe_load(path.read_text(encoding="utf-8")), up)
+
+
+def nodes_to_come(document: Mapping[str, Any], up: tuple[Node, ...] = ()) -> list[Node]:
+    """The worker nodes that a cluster file allows beside those that are up."""
+    found: list[Node] = []
+    kinds = document.get("available_node_types", {})
+    for name, kind in kinds.items():
         if name == document.get("head_node_type"):
             continue
         most = int(kind.get("max_workers", document.get("max_workers", 0)))
         labels = {str(key): str(value) for key, value in (kind.get("labels") or {}).items()}
         found += _still_to_come(name, most, kind.get("resources") or {}, labels, up)
-    return found
+    there = sum(node.labels.get(_GROUP) in kinds for node in up)
+    # The whole cluster has a limit, too; which kinds are left out by it is for Ray to choose.
+    return found[: max(0, int(document.get("max_workers", len(found))) - there)]
 
 
 def _still_to_come(
@@ -82,7 +90,7 @@ def _still_to_come(
     up: tuple[Node, ...],
 ) -> list[Node]:
     """Nodes of one kind that are not up yet, a thousand at most."""
-    there = sum(node.labels.get("ray.io/node-group") == kind for node in up)
+    there = sum(node.labels.get(_GROUP) == kind for node in up)
     facts = {"Labels": labels}
     return [
         node_of(f"{kind} (to be started)", amounts, facts)

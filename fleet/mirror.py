@@ -1,0 +1,170 @@
+"""A consistent copy of a launch's ledger and scores on a storage, and the way back.
+
+A copy is taken with SQLite's backup API while the writer works. Scores go first, then the ledger
+under the name of its own hash, then `latest.json` that points to it: whatever is cut short, the
+newest pointer leads to a whole copy. Reads the ledger's file; starts and decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.errors import FleetError, LedgerError, NotFoundError, StorageError
+from fleet.ledger.database import open_reader
+from fleet.settings import RunPaths
+from fleet.storage import Storage
+
+LATEST = "latest.json"
+MIRROR_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copied:
+    """What one copy cost."""
+
+    ledger: str
+    """Name of the copy."""
+    scores: int
+    """Score files that were not there yet."""
+    wall_s: float
+
+
+def mirror(paths: RunPaths, storage: Storage, *, known: set[str] | None = None) -> Copied:
+    """Copies the ledger as it stands and every score that it names.
+
+    Args:
+        known: names of scores that are there already; grows. None asks the storage.
+    """
+    started = time.monotonic()
+    there = set(storage.names("scores")) if known is None else known
+    with tempfile.TemporaryDirectory(prefix="bem-mirror-") as folder:
+        copy = Path(folder) / "ledger.sqlite"
+        _snapshot(paths.ledger, copy)
+        with closing(sqlite3.connect(copy)) as cx:
+            named = [row[0] for row in cx.execute("SELECT DISTINCT scores_file FROM results")]
+        missing = [name for name in named if name not in there]
+        for name in missing:
+            storage.put(f"scores/{name}", paths.scores / name)
+            there.add(name)
+        digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+        name = f"ledger-{digest[:16]}.sqlite"
+        previous = _latest(storage)
+        if previous.get("ledger") != name:
+            storage.put(name, copy)
+            pointer = Path(folder) / LATEST
+            facts = {"ledger": name, "sha256": digest, "size": copy.stat().st_size}
+            pointer.write_text(json.dumps(facts | {"at": time.time()}) + "\n", encoding="utf-8")
+            storage.put(LATEST, pointer)
+            if previous:
+                storage.remove(str(previous["ledger"]))
+    return Copied(ledger=name, scores=len(missing), wall_s=time.monotonic() - started)
+
+
+def restore(storage: Storage, paths: RunPaths) -> None:
+    """Brings the newest copy back to an empty folder, every hash checked.
+
+    Raises:
+        NotFoundError: the storage has no copy of this run.
+        StorageError: a ledger is here already, or the copy does not verify.
+    """
+    if paths.ledger.exists():
+        raise StorageError(f"{paths.ledger} exists; a copy is only brought back where none is.")
+    with tempfile.TemporaryDirectory(prefix="bem-restore-") as folder:
+        pointer = Path(folder) / LATEST
+        storage.get(LATEST, pointer)
+        facts = json.loads(pointer.read_text(encoding="utf-8"))
+    beside = paths.root / "ledger.restored"
+    storage.get(facts["ledger"], beside)
+    digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+    if digest != facts["sha256"]:
+        beside.unlink()
+        raise StorageError(
+            f"{storage.uri}: {facts['ledger']} has sha256 {digest[:12]}, "
+            f"{LATEST} says {facts['sha256'][:12]}; nothing was brought back."
+        )
+    with closing(open_reader(beside)) as cx:
+        sound = cx.execute("PRAGMA integrity_check").fetchone()[0]
+        if sound != "ok":
+            raise LedgerError(f"{storage.uri}: the copied ledger is damaged: {sound}.")
+        named = [row[0] for row in cx.execute("SELECT DISTINCT scores_file FROM results")]
+    for name in named:
+        target = paths.scores / name
+        if not target.is_file():
+            storage.get(f"scores/{name}", target)
+        if hashlib.sha256(target.read_bytes()).hexdigest() != Path(name).stem:
+            raise StorageError(f"{storage.uri}: scores/{name} does not have the hash in its name.")
+    beside.replace(paths.ledger)
+
+
+class Mirroring:
+    """Copies in a thread of its own for as long as a launch runs, and once more at its end."""
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        storage: Storage,
+        *,
+        tell: Callable[[str], None],
+        every_s: float = MIRROR_EVERY_S,
+    ) -> None:
+        """`tell` is given one line for each copy that failed."""
+        self._paths = paths
+        self._storage = storage
+        self._tell = tell
+        self._every_s = every_s
+        self._known: set[str] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Begins; the first copy is taken at once, so that a bad storage is known early."""
+        self._known = set(self._storage.names("scores"))
+        mirror(self._paths, self._storage, known=self._known)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and takes the last copy.
+
+        Raises:
+            StorageError: the last copy failed: what is on the storage is older than the ledger.
+        """
+        self._over.set()
+        self._thread.join()
+        mirror(self._paths, self._storage, known=self._known)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            try:
+                mirror(self._paths, self._storage, known=self._known)
+            except (FleetError, OSError, sqlite3.Error) as error:
+                self._tell(f"the ledger was not copied: {error}")
+
+
+def _snapshot(ledger: Path, copy: Path) -> None:
+    with closing(open_reader(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        try:
+            source.backup(target)
+            # The copy is one file: no write-ahead log that would have to come along.
+            target.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as error:
+            raise StorageError(f"{ledger}: no copy could be taken: {error}") from None
+
+
+def _latest(storage: Storage) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="bem-mirror-") as folder:
+        pointer = Path(folder) / LATEST
+        try:
+            storage.get(LATEST, pointer)
+        except NotFoundError:
+            return {}
+        found: dict[str, object] = json.loads(pointer.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,218 @@
+"""A ledger's copy on a local folder and on an object store, taken while its writer works."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet.errors import ConfigError, NotFoundError, StorageError
+from fleet.ledger.writer import Ledger
+from fleet.mirror import Mirroring, mirror, restore
+from fleet.settings import RunPaths
+from fleet.storage import Storage, check_uri
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URI of a bucket on an S3 server in this process."""
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    boto3 = pytest.importorskip("boto3")
+    os.environ.update(KEYS)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
+    client.create_bucket(Bucket="bem")
+    yield f"s3://bem/fleet?scheme=http&endpoint_override={host}:{port}"
+    running.stop()
+
+
+@pytest.fixture(params=["file", "path", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return str(request.getfixturevalue("bucket"))
+    return f"file://{tmp_path}/there" if request.param == "file" else f"{tmp_path}/there"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(root=tmp_path / "runs" / f"r-{tmp_path.name}")
+
+
+def scored(ledger: Ledger, paths: RunPaths, make_plan: Callable[..., Any]) -> None:
+    """A ledger with a plan, and one result beside which a score file lies."""
+    ledger.record_plan(make_plan(), {"created": "now"})
+    add_result(paths, "F1-treated-s0", b"scores of one run")
+
+
+def add_result(paths: RunPaths, run: str, content: bytes) -> None:
+    from fleet.ledger.files import store_by_content
+
+    name = store_by_content(paths.scores, content, ".parquet").name
+    with closing(sqlite3.connect(paths.ledger)) as cx, cx:
+        cx.execute(
+            "INSERT INTO results (key, run, value_digest, scores_digest, scores_file, scores_rows,"
+            " artifact, cost_json, figures_json, at)"
+            " VALUES (?1, ?1, 'v', 'd', ?2, 1, '/gone', '{}', '{}', 0)",
+            (run, name),
+        )
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as cx:
+        return list(cx.iterdump())
+
+
+def test_there_and_back(uri: str, paths: RunPaths, make_plan: Callable[..., Any]) -> None:
+    storage = Storage.at(uri, paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    first = mirror(paths, storage)
+    assert first.scores == 1
+    # Nothing new: nothing is sent. Something new: the older copy of the ledger goes.
+    assert mirror(paths, storage).ledger == first.ledger
+    add_result(paths, "F1-plain-s0", b"scores of another")
+    ledger.set_meta("note", "later")
+    second = mirror(paths, storage)
+    assert (second.scores, second.ledger != first.ledger) == (1, True)
+    names = set(storage.names())
+    assert {n for n in names if n.startswith("ledger-")} == {second.ledger}
+    assert len(names) == 4
+    back = RunPaths(root=paths.root.with_name("back"))
+    restore(storage, back)
+    assert dump(back.ledger) == dump(paths.ledger)
+    assert {p.name for p in back.scores.iterdir()} == {p.name for p in paths.scores.iterdir()}
+    with pytest.raises(StorageError, match="only brought back where none is"):
+        restore(storage, back)
+    ledger.close()
+    # What was brought back is a ledger that a writer opens.
+    Ledger(back.ledger).close()
+
+
+def test_a_copy_is_consistent_while_the_writer_writes(
+    paths: RunPaths, tmp_path: Path, make_plan: Callable[..., Any]
+) -> None:
+    storage = Storage.at(str(tmp_path / "there"), paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    over = threading.Event()
+
+    def write() -> None:
+        count = 0
+        while not over.is_set():
+            # Both or neither, whenever a copy is taken.
+            ledger.set_meta("pair", [count, count])
+            ledger.event("info", "test", f"number {count}")
+            count += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for round_ in range(5):
+            mirror(paths, storage)
+            back = RunPaths(root=tmp_path / f"back{round_}")
+            restore(storage, back)
+            with closing(sqlite3.connect(back.ledger)) as cx:
+                assert cx.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                pair = cx.execute("SELECT value FROM meta WHERE key = 'pair'").fetchone()
+                events = cx.execute("SELECT count(*) FROM events").fetchone()[0]
+            if pair is not None:
+                left, right = json.loads(pair[0])
+                assert left == right
+                assert events in (left, left + 1)
+    finally:
+        over.set()
+        writer.join()
+        ledger.close()
+
+
+def test_a_damaged_copy_is_not_brought_back(
+    paths: RunPaths, tmp_path: Path, make_plan: Callable[..., Any]
+) -> None:
+    there = tmp_path / "there"
+    storage = Storage.at(str(there), paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    copied = mirror(paths, storage)
+    copy = there / paths.run_id / copied.ledger
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    back = RunPaths(root=tmp_path / "back")
+    with pytest.raises(StorageError, match="nothing was brought back"):
+        restore(storage, back)
+    assert not back.ledger.exists()
+    copy.write_bytes(bytes(content[: len(content) // 2]))
+    with pytest.raises(StorageError, match="nothing was brought back"):
+        restore(storage, back)
+    with pytest.raises(NotFoundError, match="holds no latest"):
+        restore(Storage.at(str(there), "another"), back)
+    ledger.close()
+
+
+def test_mirroring_copies_at_the_start_and_at_the_end_and_tells_of_trouble(
+    paths: RunPaths, tmp_path: Path, make_plan: Callable[..., Any]
+) -> None:
+    told: list[str] = []
+    there = tmp_path / "there"
+    storage = Storage.at(str(there), paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    mirroring = Mirroring(paths, storage, tell=told.append, every_s=0.05)
+    mirroring.start()
+    assert (there / paths.run_id / "latest.json").is_file()
+    # The storage goes away under it: a file stands where its folder was.
+    folder = there / paths.run_id
+    folder.rename(there / "aside")
+    folder.write_text("in the way")
+    ledger.set_meta("note", "new")
+    deadline = threading.Event()
+    for _ in range(100):
+        if told:
+            break
+        deadline.wait(0.05)
+    assert "the ledger was not copied" in told[0]
+    folder.unlink()
+    (there / "aside").rename(folder)
+    mirroring.stop()
+    back = RunPaths(root=tmp_path / "back")
+    restore(storage, back)
+    assert dump(back.ledger) == dump(paths.ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("runs", "an absolute path, or a URI of file://, s3://"),
+        ("ftp://host/a", "an absolute path"),
+        ("s3:///a", "s3://bucket/folder"),
+        ("s3://key:secret@bucket/a", "no credentials in the URI"),
+        ("file:relative", "file:///absolute/path"),
+    ],
+)
+def test_uris(uri: str, said: str) -> None:
+    assert said in check_uri(uri)
+    with pytest.raises(ConfigError) as raised:
+        Storage.at(uri, "r")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["/data", "file:///data", "s3://b/f", "gs://b", "abfss://c/f"])
+def test_uris_that_are_allowed(uri: str) -> None:
+    assert check_uri(uri) == ""
