@@ -312,6 +312,8 @@ def test_a_ledger_of_version_1_is_read_as_it_is_and_migrated_by_its_writer(
     cx = sqlite3.connect(path)
     for statement in (
         "DROP TABLE sessions",
+        "DROP TABLE trials",
+        "DROP TABLE sweeps",
         "DROP INDEX decisions_of_kind",
         "DROP INDEX test_reads",
         "ALTER TABLE attempts DROP COLUMN process_started",
@@ -324,12 +326,13 @@ def test_a_ledger_of_version_1_is_read_as_it_is_and_migrated_by_its_writer(
     with LedgerReader(path) as old:
         assert len(old.runs()) == 18
         assert old.sessions() == []
+        assert (old.trials(), old.swept_spec_json("F1")) == ([], None)
     writer = Ledger(path)
     finish_one(writer)
     writer.close()
     assert _columns(path) == columns
     with LedgerReader(path) as migrated:
-        assert migrated.meta()["schema_version"] == 2
+        assert migrated.meta()["schema_version"] == 3
         assert [row.run for row in migrated.results()] == ["F1-treated-s0"]
         assert [link.kind for link in migrated.decisions()] == ["freeze", "freeze", "test_read"]
 
