@@ -140,13 +140,14 @@ def mission_loop(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from fleet.cluster_nodes import node_name
+    from fleet.monitor.mission_log import open_mission_log
     from fleet.preemption import NOTICE, drained
-    from fleet.worker import Worker, open_log, parse_job
+    from fleet.worker import Worker, parse_job
     from fleet.worker_ledger import connect
 
     torch.set_num_threads(1)
     job = parse_job(config)
-    open_log(job.paths, job.mission)
+    open_mission_log(job.paths.logs, job.mission)
     ledger = connect(ray.get_runtime_context().namespace)
     rank = ray.train.get_context().get_world_rank()
     here = node_name(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())

@@ -21,7 +21,6 @@ import threading
 import time
 import traceback as tracebacks
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -445,18 +444,6 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
         name: float(value) if torch.isfinite(torch.tensor(float(value))) else None
         for name, value in figures.items()
     }
-
-
-def open_log(paths: RunPaths, mission: str) -> None:
-    """Sends this process's log records and warnings to `logs/<mission>.log`."""
-    paths.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(paths.logs / f"{mission}.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
 
 
 def parse_job(config: Mapping[str, Any]) -> WorkerJob:

@@ -195,5 +195,5 @@ def test_the_terminal_was_told_what_matters_and_no_more(left: Left) -> None:
 
 
 def test_logs_of_the_workers_are_kept(left: Left) -> None:
-    text = (left.root / "logs" / "F2.log").read_text()
+    text = (left.root / "logs" / "F2.jsonl").read_text()
     assert "the fake's train was told to fail" in text
