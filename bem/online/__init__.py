@@ -1,6 +1,7 @@
 """Online learning of adapters: replay, anchors, canary gate, learner, correction memory."""
 
 from bem.online.anchors import Anchors, diagonal_fisher
+from bem.online.drift import DriftMonitor, drift_points
 from bem.online.guard import Action, CanaryConfig, CanaryReport, decide
 from bem.online.learner import LearnerConfig, OnlineLearner, UpdateReport
 from bem.online.memory import CodeMemory
@@ -12,10 +13,12 @@ __all__ = [
     "CanaryConfig",
     "CanaryReport",
     "CodeMemory",
+    "DriftMonitor",
     "LearnerConfig",
     "OnlineLearner",
     "Reservoir",
     "UpdateReport",
     "decide",
     "diagonal_fisher",
+    "drift_points",
 ]

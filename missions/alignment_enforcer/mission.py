@@ -37,7 +37,7 @@ from missions.alignment_enforcer.data import (
     write_split,
 )
 from missions.alignment_enforcer.operating import OperatingPoint, choose_knob, choose_threshold
-from missions.alignment_enforcer.params import ArmParams, MissionParams
+from missions.alignment_enforcer.params import ArmParams, MissionParams, level_metric
 from missions.alignment_enforcer.report import extras
 from missions.alignment_enforcer.scoring import arm_cost, batches_of, score_items
 from missions.alignment_enforcer.training import (
@@ -131,7 +131,12 @@ class AlignmentEnforcer(Mission):
             store.keep = params.keep_prefill
             store.enter(f"{record.skill_sha256} {spec.digest()}")
             curve = spec.arms[run.arm].role != "ablation" and model.method in ("branch", "overlay")
-            return score_items(model, record, items, run, params, store, split, curve)
+            scores = score_items(model, record, items, run, params, store, split, curve)
+        if curve:
+            for step, level in enumerate(params.knob_levels):
+                share = float(scores.select(metric=level_metric(level)).frame["value"].mean())
+                ctx.log(run, step, {"signal/violation": share})
+        return scores
 
     def export(
         self, spec: MissionSpec, run: Run, artifact: Artifact, folder: Path, ctx: Context

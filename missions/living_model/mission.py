@@ -9,6 +9,7 @@ from bem.checkpoint import load_adapter, save_adapter
 from bem.data import encode
 from bem.evaluate import teacher_forced_exact_match
 from bem.injection import AdapterHost
+from bem.online import drift_points
 from missions.base_model import check_floor
 from missions.errors import NotServableError
 from missions.export import ExportedModel, write_adapters
@@ -22,7 +23,9 @@ from missions.living_model.data import (
     save,
     to_examples,
 )
+from missions.living_model.drift import drift_table
 from missions.living_model.feedback import schedule
+from missions.living_model.metrics import in_burst
 from missions.living_model.online import ONLINE, write_online
 from missions.living_model.params import ArmParams, LivingModelParams
 from missions.living_model.report import extras
@@ -164,7 +167,13 @@ class LivingModel(Mission):
             host.use(ADAPTER)
             result = _serve(spec, run, split, dataset, host)
             for event in result.canary:
-                ctx.log(run, event.at, {"canary": event.report.score, "kl": event.report.kl})
+                unplanned = event.action == "rollback" and not in_burst(
+                    event.at, params.stream.poison, params.stream.settle
+                )
+                values = {"canary": event.report.score, "kl": event.report.kl}
+                ctx.log(run, event.at, {**values, "signal/rollback": float(unplanned)})
+            for at in drift_points(result.hits):
+                ctx.log(run, at, {"signal/drift": 1.0})
             asked = encode(to_examples(dataset.retention[split]), host.base.tokenizer)
             retained = teacher_forced_exact_match(host, asked)
         finally:
@@ -207,6 +216,7 @@ class LivingModel(Mission):
         control = str(getattr(primary, "versus", ""))
         return (
             *extras(tuple(spec.arms), stream, _params(spec), online, scores),
+            drift_table(tuple(spec.arms), stream, _params(spec), scores),
             *gain_figure(stream, scores, primary.treatment, control),
         )
 
