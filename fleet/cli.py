@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 from typer.exceptions import Abort, TyperException
 
+from fleet.commands.alerts import alerts
 from fleet.commands.calibrate import calibrate
 from fleet.commands.doctor import doctor
 from fleet.commands.judge import judge
@@ -57,6 +58,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(registry)
+app.add_typer(alerts)
 
 
 def main() -> None:
@@ -104,7 +106,7 @@ def _tell_usage(error: TyperException, arguments: Sequence[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(message)
         return error.exit_code
-    known = {command.__name__.replace("_", "-") for command in COMMANDS} | {"registry"}
+    known = {command.__name__.replace("_", "-") for command in COMMANDS} | {"alerts", "registry"}
     command = next((word for word in arguments if word in known), "")
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.stderr.write(f"  next: python fleet.py {f'{command} ' if command else ''}--help\n")

@@ -215,6 +215,38 @@ class LedgerReader:
         ).fetchall()
         return {run: (step, at) for run, step, at in rows}
 
+    def series(self, *names: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
+        """(run, name) -> [(step, value)] of a few scalars, in order of step."""
+        marks = ", ".join("(?)" for _ in names)
+        rows = self._cx.execute(
+            f"SELECT metrics.run, metrics.name, step, value FROM runs CROSS JOIN (VALUES {marks})"
+            " AS asked CROSS JOIN metrics INDEXED BY metrics_of_run"
+            " ON metrics.run = runs.run AND metrics.name = asked.column1"
+            " ORDER BY runs.rowid, metrics.name, step",
+            names,
+        )
+        found: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for run, name, step, value in rows.fetchall():
+            found.setdefault((run, name), []).append((step, value))
+        return found
+
+    def last_moves(self) -> dict[str, float]:
+        """Mission -> when a run of it last moved or logged (among the newest 20,000 scalars)."""
+        rows = self._cx.execute(
+            "SELECT mission, max(at) FROM (SELECT run, at FROM moves UNION ALL SELECT run, at FROM"
+            " (SELECT run, at FROM metrics ORDER BY rowid DESC LIMIT 20000)) JOIN runs USING (run)"
+            " GROUP BY mission"
+        )
+        return dict(rows.fetchall())
+
+    def preemptions(self) -> dict[str, int]:
+        """Mission -> how often a run of it was PREEMPTED."""
+        rows = self._cx.execute(
+            "SELECT mission, count(*) FROM moves JOIN runs USING (run) WHERE after = 'PREEMPTED'"
+            " GROUP BY mission"
+        )
+        return dict(rows.fetchall())
+
     def seen(self) -> dict[str, float]:
         """Attempt -> time of its last heartbeat, of those that have not ended."""
         rows = self._cx.execute("SELECT attempt, seen_at FROM attempts WHERE ended_at IS NULL")

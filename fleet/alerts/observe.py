@@ -1,0 +1,132 @@
+"""What the rules look at, read once from a ledger and the disk below it. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+from fleet.ledger.reader import LedgerReader
+from fleet.monitor.snapshot import ENDED_PHASES
+from fleet.states import RunState
+
+VIOLATION = "signal/violation"
+"""Share of answers that violate the policy."""
+ROLLBACK = "signal/rollback"
+"""1 at a prompt after which a living model was rolled back without a planned reason."""
+DRIFT = "signal/drift"
+"""1 at a prompt at which the error level of a living model was found to have changed."""
+SIGNALS = (VIOLATION, ROLLBACK, DRIFT)
+"""Scalars that the rules read; a mission logs them through its context like any other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedRun:
+    """A run in FAILED."""
+
+    run: str
+    mission: str
+    cause: str
+    """The part of the reason before the first colon: error, nonfinite, worker_died, oom."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissionSeen:
+    """One mission at the moment of looking."""
+
+    mission: str
+    phase: str
+    moved_at: float
+    """When anything last happened in it: a state, a scalar, a result, or its start."""
+    counts: Mapping[str, int]
+    """State -> runs."""
+    stale: tuple[str, ...] = ()
+    """Runs whose worker is silent."""
+    preemptions: int = 0
+    """How often a run of it was PREEMPTED."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something should be happening."""
+        return self.phase not in {"waiting", *ENDED_PHASES}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signal:
+    """The values of one signal of one run, in order of step."""
+
+    run: str
+    name: str
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """A launch as the rules see it."""
+
+    run_id: str
+    now: float
+    alive: bool
+    """Whether a driver writes the ledger."""
+    over: bool
+    """Whether the launch has come to its end, or was stopped."""
+    disk_free_mib: float
+    missions: tuple[MissionSeen, ...] = ()
+    failed: tuple[FailedRun, ...] = ()
+    signals: tuple[Signal, ...] = ()
+    alarms: tuple[tuple[str, str], ...] = field(default=())
+    """(source, text) of events of level alarm: a checkpoint set aside, a key with two values."""
+
+
+def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
+    """Looks once.
+
+    Args:
+        alive: whether the caller knows a driver to be at work.
+        now: seconds since the epoch.
+    """
+    meta = reader.meta()
+    missions = reader.missions()
+    moved = reader.last_moves()
+    preempted = reader.preemptions()
+    counts = reader.counts()
+    runs = reader.runs()
+    return Observation(
+        run_id=str(meta.get("run_id", "")),
+        now=now,
+        alive=alive,
+        over=meta.get("wall_s") is not None or any(m.phase == "cancelled" for m in missions),
+        disk_free_mib=psutil.disk_usage(str(reader.path.parent)).free / 2**20,
+        missions=tuple(
+            MissionSeen(
+                mission=row.mission,
+                phase=row.phase,
+                moved_at=max(moved.get(row.mission, 0.0), row.started_at or 0.0),
+                counts={state.value: n for state, n in counts.get(row.mission, {}).items()},
+                stale=tuple(
+                    run.run
+                    for run in runs
+                    if run.mission == row.mission and run.state is RunState.STALE
+                ),
+                preemptions=preempted.get(row.mission, 0),
+            )
+            for row in missions
+        ),
+        failed=tuple(
+            FailedRun(
+                run=run.run,
+                mission=run.mission,
+                cause=run.reason.partition(":")[0],
+                reason=run.reason,
+            )
+            for run in runs
+            if run.state is RunState.FAILED
+        ),
+        signals=tuple(
+            Signal(run=run, name=name, points=tuple(points))
+            for (run, name), points in reader.series(*SIGNALS).items()
+        ),
+        alarms=tuple((event.source, event.text) for event in reader.events(level="alarm")),
+    )
