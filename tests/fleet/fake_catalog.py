@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import yaml
+from fake_training import Fault, train_weight
 from pydantic import BaseModel, ConfigDict
 
 from missions.errors import NotServableError, UnknownMissionError
@@ -67,6 +68,10 @@ class FakeParams(BaseModel):
     """Seconds that a training takes whose seed is none of the file's."""
     reads_test: bool = False
     """Training looks at test scores."""
+    steps: int = 0
+    """Steps of real training, with real checkpoints; 0: none."""
+    step_s: float = 0.0
+    fault: Fault = Fault()
 
 
 class FakeMission(Mission):
@@ -109,8 +114,11 @@ class FakeMission(Mission):
             raise RuntimeError(f"the fake's train was told to fail at seed {pack.seed}")
         found: dict[Run, Artifact] = {}
         for run in pack.runs:
+            learned = ""
+            if params.steps:
+                learned = train_weight(run, pack, params.steps, params.step_s, params.fault, ctx)
             folder = ctx.artifact_dir(run)
-            (folder / "adapter.json").write_text(json.dumps({"seed": run.seed}))
+            (folder / "adapter.json").write_text(json.dumps({"seed": run.seed, "is": learned}))
             if params.reads_test:
                 size = ArmCost(arm=run.arm, trainable_params=1, adapter_params=1, forward_flops=1)
                 self.evaluate(spec, run, Artifact(path=folder, cost=size), "test", ctx)
@@ -135,8 +143,9 @@ class FakeMission(Mission):
         if params.fail == "evaluate" and run.seed == params.fail_seed and run.arm == "treated":
             raise RuntimeError("the fake's evaluate was told to fail")
         items = np.array(json.loads((ctx.data_dir / "items.json").read_text()))
-        seed = json.loads((Path(artifact.path) / "adapter.json").read_text())["seed"]
-        rng = numpy_generator(seed, spec.id, run.arm, split)
+        adapter = json.loads((Path(artifact.path) / "adapter.json").read_text())
+        learned = [adapter["is"]] if adapter["is"] else []
+        rng = numpy_generator(adapter["seed"], spec.id, run.arm, split, *learned)
         effect = params.effect if run.arm == "treated" else 0.0
         values = (items + rng.normal(size=items.size) + 2 * effect > 0).astype(float)
         if split == "dev":

@@ -10,53 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from fake_catalog import FakeMission, fake_spec
+from fake_catalog import FakeMission
+from worker_bench import Bench
 
 from fleet.errors import StorageError
-from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.monitor.snapshot import take
-from fleet.plan import plan_campaign
 from fleet.states import RunState
 from fleet.stats_actor import StatsService
 from fleet.verdicts import verdict_digest
-from fleet.worker import Worker, WorkerJob
 from missions.local import run_local
 from stats.verdict import judge_family
-
-
-class Bench:
-    """One fake mission in a folder, with its ledger."""
-
-    def __init__(self, root: Path, **params: Any) -> None:
-        self.root = root
-        self.spec = fake_spec("F1", **params)
-        self.ledger = Ledger(root / "ledger.sqlite")
-        plan = plan_campaign([self.spec], run_id="r", profile="laptop", code_version="code")
-        self.ledger.record_plan(plan, {})
-        self.reader = LedgerReader(root / "ledger.sqlite")
-
-    def worker(self, ledger: Any = None) -> Worker:
-        job = WorkerJob(
-            mission="F1",
-            job="job-1",
-            root=str(self.root),
-            spec_json=self.spec.model_dump_json(),
-            catalog="fake_catalog",
-            submitted_at=time.time(),
-        )
-        return Worker(job, ledger or self.ledger, rank=0, device=torch.device("cpu"))
-
-    def states(self) -> dict[str, RunState]:
-        return {row.run: row.state for row in self.reader.runs()}
-
-    def judge(self) -> dict[str, Any]:
-        return StatsService(str(self.root)).judge("F1", 500)
-
-    def close(self) -> None:
-        self.reader.close()
-        self.ledger.close()
 
 
 @pytest.fixture
