@@ -38,6 +38,17 @@ class SeedWatch:
         """The early end in words; empty where there is none."""
         return "" if self.stop is None else from_plain(EarlyStop, self.stop).text
 
+    def restore(self, reader: LedgerReader) -> None:
+        """Takes up what an earlier driver of this run had seen and decided."""
+        self._views = list(reader.meta().get(f"interim/{self._spec.id}", []))
+        for _, body in reader.bodies("early_stop"):
+            if body["mission"] == self._spec.id:
+                self.stop = {key: value for key, value in body.items() if key != "mission"}
+                self._ledger.call("request_stop", self._spec.id, self.stop_text)
+        while self.stop is None and self._views and self._views[-1]["stop"] is not None:
+            self._views.pop()  # the driver was gone between the view and what follows from it
+        self._looked = max((len(view["seeds"]) for view in self._views), default=0)
+
     def step(self, reader: LedgerReader) -> None:
         """Takes note of a view that is ready and asks for the next one."""
         import ray
@@ -89,8 +100,9 @@ class SeedWatch:
 
     def _standing(self, reader: LedgerReader) -> Standing:
         unfinished: dict[int, int] = {}
+        gone = reader.orders().arms.get(self._spec.id, ())
         for row in reader.runs(self._spec.id):
-            if row.state is not RunState.DONE:
+            if row.state is not RunState.DONE and row.arm not in gone:
                 unfinished[row.seed] = unfinished.get(row.seed, 0) + 1
         return Standing(
             complete=complete_seeds(self._spec.seeds, unfinished),

@@ -17,16 +17,21 @@ from typer.exceptions import Abort, TyperException
 
 from fleet.commands.alerts import alerts
 from fleet.commands.calibrate import calibrate
+from fleet.commands.cancel import cancel
 from fleet.commands.doctor import doctor
 from fleet.commands.judge import judge
 from fleet.commands.launch import launch
+from fleet.commands.logs import logs
 from fleet.commands.missions import missions
 from fleet.commands.plan_stats import plan_stats
 from fleet.commands.promote import promote
 from fleet.commands.registry import registry
 from fleet.commands.report import report
+from fleet.commands.resume import resume
+from fleet.commands.retry import retry
 from fleet.commands.rollback import rollback
 from fleet.commands.status import status
+from fleet.commands.stop import stop
 from fleet.commands.validate import validate
 from fleet.commands.watch import watch
 from fleet.errors import FleetError, InterruptedBySignalError
@@ -45,6 +50,11 @@ COMMANDS = (
     launch,
     status,
     watch,
+    logs,
+    stop,
+    resume,
+    retry,
+    cancel,
     report,
     promote,
     rollback,

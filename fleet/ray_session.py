@@ -23,6 +23,7 @@ import psutil
 
 from fleet.cluster_nodes import live_nodes, possible_nodes
 from fleet.errors import UnfitEnvironmentError
+from fleet.leftovers import SESSION_VARIABLE
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
 
@@ -77,6 +78,9 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
     started = time.monotonic()
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if settings.session:
+        # Every process that is started from here on can be told by it, even when we are gone.
+        os.environ[SESSION_VARIABLE] = settings.session
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

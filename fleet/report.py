@@ -27,7 +27,7 @@ from fleet.split_reads import (
 )
 from fleet.states import RunState
 from fleet.stats_actor import read_scores
-from fleet.verdicts import verdict_digest
+from fleet.verdicts import newest_verdicts, verdict_digest
 from missions.spec import MissionSpec
 from stats.plain import from_plain
 from stats.report import Extra, Fact, Failure, MissionInfo, ReportContext, write_report
@@ -45,14 +45,13 @@ def write(paths: RunPaths, *, wall_time_s: float | None = None) -> tuple[Path, d
     """
     with LedgerReader(paths.ledger) as reader:
         verdicts = [
-            MissionVerdict.from_dict(decision.body)
-            for decision in reader.decisions()
-            if decision.kind == "verdict"
+            MissionVerdict.from_dict(link.body) for link in newest_verdicts(reader.decisions())
         ]
         if not verdicts:
             raise NotFoundError(
                 f"Run {paths.run_id} has no verdicts: it was stopped, or runs still.",
-                go_on=f"python fleet.py status {paths.run_id}",
+                go_on=f"python fleet.py status {paths.run_id}, or python fleet.py resume "
+                f"{paths.run_id}",
             )
         meta = reader.meta()
         wall_s = wall_time_s if wall_time_s is not None else float(meta["wall_s"])
@@ -152,7 +151,7 @@ def _checklist(
 
 
 def _verdicts(reader: LedgerReader) -> list[dict[str, Any]]:
-    return [decision.body for decision in reader.decisions() if decision.kind == "verdict"]
+    return [link.body for link in newest_verdicts(reader.decisions())]
 
 
 def _extra(plain: Mapping[str, Any]) -> Extra:

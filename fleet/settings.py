@@ -35,6 +35,21 @@ class RunPaths:
         return self.root / "ledger.sqlite"
 
     @property
+    def driver_lock(self) -> Path:
+        """Held by the process that drives the run."""
+        return self.root / "driver.lock"
+
+    @property
+    def order(self) -> Path:
+        """What the launch was asked for."""
+        return self.root / "order.json"
+
+    @property
+    def control(self) -> Path:
+        """Requests from other terminals to the driver."""
+        return self.root / "control"
+
+    @property
     def scores(self) -> Path:
         """Per-example scores, one Parquet file a run, named by content hash."""
         return self.root / "scores"
@@ -113,6 +128,10 @@ class LaunchSettings:
     """The command that reproduces this launch."""
     cpus: int
     """Worker slots of a local launch."""
+    session: str = ""
+    """Token of this driver; every process that it starts carries it in its environment."""
+    beat: Callable[[], None] = lambda: None
+    """Called a few times a second: the driver says that it is alive."""
     address: str | None = None
     """An existing cluster; None starts Ray on this machine."""
     catalog: str = "missions.registry"

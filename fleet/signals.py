@@ -19,7 +19,16 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.asked_by = ""
+        """Who asked, in words: a signal's name, or a command."""
         self._at = 0.0
+
+    def ask(self, who: str) -> None:
+        """A stop that was asked for in another way than by a signal; it ends like SIGTERM."""
+        if self.signal_number is None:
+            self.asked_by = who
+            self.signal_number = signal.SIGTERM
+            self._at = time.monotonic()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -43,6 +52,7 @@ class Stopper:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_number is None:
+            self.asked_by = signal.Signals(number).name
             self.signal_number = number
             self._at = time.monotonic()
         elif time.monotonic() - self._at > ECHO_S:

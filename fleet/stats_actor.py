@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from fleet.cancelling import spec_in_force
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import ResultRow
 from fleet.settings import RunPaths
 from fleet.states import RunState
 from missions.judging import plan_of
-from missions.spec import MissionSpec
 from stats.plain import from_plain
 from stats.scores import COLUMNS, ScoreTable
 from stats.sequential.interim import interim_view
@@ -41,9 +41,11 @@ class StatsService:
         """The INTERIM view after the first `done` planned seeds, with the CPU seconds it took."""
         started = time.process_time()
         with LedgerReader(self._paths.ledger) as reader:
-            spec = MissionSpec.model_validate_json(reader.spec_json(mission))
+            spec = spec_in_force(reader, mission)
             first = set(spec.seeds[:done])
-            results = [row for row in reader.results(mission) if row.seed in first]
+            results = [
+                row for row in reader.results(mission) if row.seed in first and row.arm in spec.arms
+            ]
         view = interim_view(
             mission,
             spec.gates,
@@ -69,13 +71,15 @@ class StatsService:
         """
         stop = None if stopped is None else from_plain(EarlyStop, stopped)
         with LedgerReader(self._paths.ledger) as reader:
-            spec = MissionSpec.model_validate_json(reader.spec_json(mission))
+            spec = spec_in_force(reader, mission)
             leaks, _ = reader.prepared(mission)
-            results = reader.results(mission)
+            results = [row for row in reader.results(mission) if row.arm in spec.arms]
             failed = [
                 f"run {row.run} is {row.state}: {row.reason or 'no reason was recorded'}"
                 for row in reader.runs(mission)
-                if row.state is not RunState.DONE and (stop is None or row.seed in stop.seeds)
+                if row.state is not RunState.DONE
+                and row.arm in spec.arms
+                and (stop is None or row.seed in stop.seeds)
             ]
         scores = read_scores(self._paths, [row.scores_file for row in results])
         verdict = judge(

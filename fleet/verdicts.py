@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet.keys import canonical_digest
+from fleet.ledger.records import Decision
 
 GATE_FIELDS = (
     "gate",
@@ -18,6 +19,12 @@ GATE_FIELDS = (
     "treatment_mean",
     "control_mean",
 )
+
+
+def newest_verdicts(links: Iterable[Decision]) -> list[Decision]:
+    """The verdict that stands of every mission: retried runs are judged again."""
+    found = {str(link.body["mission"]): link for link in links if link.kind == "verdict"}
+    return [found[name] for name in sorted(found)]
 
 
 def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -32,11 +32,18 @@ class CampaignMission:
     verdict: dict[str, Any] | None = None
     watch: SeedWatch | None = None
     """Set once the ledger is open."""
+    finished_before: bool = False
+    """Whether an earlier driver left nothing to do but the verdict."""
 
     @property
     def stopped(self) -> dict[str, Any] | None:
         """Why the mission ended before its planned seeds, if it did."""
         return self.watch.stop if self.watch is not None else None
+
+    @property
+    def started(self) -> bool:
+        """Whether the mission waits for nothing: it has workers, or needs none."""
+        return bool(self.jobs) or self.finished_before
 
     @property
     def over(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from fleet.errors import NotFoundError
 from fleet.ledger import chain, sweeps
 from fleet.ledger.database import open_reader
+from fleet.ledger.orders import ORDER_KINDS, Orders, standing_orders
 from fleet.ledger.records import (
     AttemptRow,
     Decision,
@@ -157,6 +158,27 @@ class LedgerReader:
             kinds,
         )
         return [(kind, json.loads(body)) for kind, body in rows.fetchall()]
+
+    def orders(self) -> Orders:
+        """What users have ordered so far."""
+        return standing_orders(self.bodies(*ORDER_KINDS))
+
+    def code_versions(self) -> dict[str, str]:
+        """Run -> code version that its result was made with; empty strings in older ledgers."""
+        rows = self._cx.execute("PRAGMA table_info(results)").fetchall()
+        if "code_version" not in {row[1] for row in rows}:
+            return {}
+        return dict(self._cx.execute("SELECT run, code_version FROM results").fetchall())
+
+    def test_reads(self) -> dict[str, dict[str, int]]:
+        """Mission -> arm -> how often its test scores were read."""
+        found: dict[str, dict[str, int]] = {}
+        for mission, arm, count in self._cx.execute(
+            "SELECT json_extract(body_json, '$.mission'), json_extract(body_json, '$.arm'),"
+            " count(*) FROM decisions WHERE kind = 'test_read' GROUP BY 1, 2"
+        ).fetchall():
+            found.setdefault(mission, {})[arm] = count
+        return found
 
     def latest(self, kind: str) -> dict[str, Any] | None:
         """Body of the newest decision of a kind (the chain is verified)."""

@@ -16,7 +16,7 @@ class Lease:
     pack: str
     seed: int
     runs: tuple[tuple[str, str], ...]
-    """(run, arm) of every run of the pack; they train together."""
+    """(run, arm) of every run of the pack that is not cancelled; they train together."""
     missing: tuple[str, ...]
     """Runs whose result is not in the ledger yet."""
     tries: int

@@ -138,15 +138,14 @@ def change_mission(
     work: MissionWork,
     differences: Sequence[str],
     *,
-    scores_differ: bool,
+    data_differ: bool,
     code_version: str,
     now: float,
 ) -> None:
     """A mission goes on with another specification; its arms are frozen again.
 
     Args:
-        scores_differ: data or training changed (nothing of it was scored yet): data and keys are
-            made anew.
+        data_differ: nothing of it was scored yet, and its data are made anew.
     """
     before = inside.need("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)[0]
     cx.execute(
@@ -158,7 +157,7 @@ def change_mission(
             work.mission,
         ),
     )
-    if scores_differ:
+    if data_differ:
         cx.execute("UPDATE missions SET data_digest = NULL WHERE mission = ?", (work.mission,))
     cx.execute("UPDATE runs SET key = NULL WHERE state != 'DONE' AND mission = ?", (work.mission,))
     insert_packs(cx, work)

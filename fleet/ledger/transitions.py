@@ -78,7 +78,11 @@ class Transitions:
         return Lease(
             pack=pack,
             seed=seed,
-            runs=tuple((run, arm) for run, arm, _, _ in rows),
+            runs=tuple(
+                (run, arm)
+                for run, arm, state, _ in rows
+                if RunState(state) is not RunState.CANCELLED
+            ),
             missing=tuple(run for run, _, state, _ in rows if not RunState(state).is_terminal),
             tries=tries,
             keys={run: key for run, _, _, key in rows if key is not None},

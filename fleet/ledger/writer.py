@@ -149,7 +149,7 @@ class Ledger:
             reopening.change_code(self._cx, before, after, self._clock())
 
     def change_mission(
-        self, work: MissionWork, differences: Sequence[str], *, scores_differ: bool, code: str
+        self, work: MissionWork, differences: Sequence[str], *, data_differ: bool, code: str
     ) -> None:
         """A mission goes on with another specification."""
         with self._turn():
@@ -158,7 +158,7 @@ class Ledger:
                 self._inside,
                 work,
                 differences,
-                scores_differ=scores_differ,
+                data_differ=data_differ,
                 code_version=code,
                 now=self._clock(),
             )
@@ -418,15 +418,19 @@ class Ledger:
                     self._inside.event("error", run, f"{name} is {value} at step {step}")
 
     def decide(self, kind: str, body: Mapping[str, Any]) -> str:
-        """Appends a decision to the chain; the same decision twice in a row is one."""
+        """Appends a decision to the chain; said again with nothing new, it is one."""
         body_json = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         with self._turn():
-            same = self._inside.one(
-                "SELECT hash FROM decisions WHERE kind = ? AND body_json = ? LIMIT 1",
+            last = self._inside.one(
+                "SELECT hash, body_json FROM decisions WHERE kind = ? AND"
+                " json_extract(body_json, '$.mission') IS json_extract(?, '$.mission')"
+                " ORDER BY seq DESC LIMIT 1",
                 kind,
                 body_json,
             )
-            return same[0] if same else chain.append(self._cx, self._clock(), kind, body)
+            if last is not None and last[1] == body_json:
+                return str(last[0])
+            return chain.append(self._cx, self._clock(), kind, body)
 
     def event(self, level: str, source: str, text: str) -> None:
         """Notes something worth telling."""

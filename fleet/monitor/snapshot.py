@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fleet.driver_lock import HUNG_AFTER_S, Driver, driver_of, moment
 from fleet.ledger.database import has_writer
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import MissionRow, PackRow
+from fleet.settings import RunPaths
 from fleet.states import RunState
 
 ENDED_PHASES = frozenset({"judged", "failed", "cancelled"})
@@ -58,7 +60,13 @@ class Snapshot:
     """Set when the launch is over."""
     interrupted: bool
     alive: bool
-    """Whether a process writes the ledger."""
+    """Whether a driver works on it."""
+    driver: Driver | None = None
+    """Who drives the launch, or drove it last; None in runs of older versions."""
+    ended_by: str | None = None
+    """How the newest driver ended, in its own words."""
+    at: float = 0.0
+    """When this was looked at."""
 
     @property
     def over(self) -> bool:
@@ -70,9 +78,30 @@ class Snapshot:
         """The launch ended without saying so: its driver was killed."""
         return not self.alive and self.wall_s is None and not self.interrupted
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the driver, in words, with the command that goes on; or empty."""
+        resume = f"python fleet.py resume {self.run_id}"
+        if self.died and self.ended_by:
+            return f"ended: {self.ended_by}: {resume}"
+        if self.died:
+            since = f" since {moment(self.driver.seen)}" if self.driver is not None else ""
+            return f"driver gone{since}: {resume}"
+        if self.interrupted:
+            return f"{self.ended_by}: {resume}"
+        if self.over or self.driver is None:
+            return ""
+        silent_s = self.at - self.driver.seen
+        if silent_s > HUNG_AFTER_S:
+            return (
+                f"driver (process {self.driver.pid}) silent for {silent_s:.0f} s: "
+                f"python fleet.py stop {self.run_id}"
+            )
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {**asdict(self), "over": self.over, "died": self.died}
+        return {**asdict(self), "over": self.over, "died": self.died, "trouble": self.trouble}
 
 
 def take(reader: LedgerReader, *, now: float) -> Snapshot:
@@ -80,11 +109,11 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
     meta = reader.meta()
     verdicts: dict[str, str] = {}
     stops: dict[str, str] = {}
-    for decision in reader.decisions():
-        if decision.kind == "verdict":
-            verdicts[decision.body["mission"]] = str(decision.body["verdict"])
-        elif decision.kind == "early_stop":
-            stops[decision.body["mission"]] = stop_text(decision.body)
+    for kind, body in reader.bodies("verdict", "early_stop"):
+        if kind == "verdict":
+            verdicts[body["mission"]] = str(body["verdict"])
+        else:
+            stops[body["mission"]] = stop_text(body)
     rows = reader.missions()
     views = tuple(
         _mission(
@@ -100,9 +129,22 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
     starts = [row.started_at for row in rows if row.started_at]
     ends = [row.ended_at for row in rows if row.ended_at]
     wall_s = meta.get("wall_s")
-    cancelled = any(row.phase == "cancelled" for row in rows)
-    until = max(ends) if ends and (cancelled or wall_s is not None) else now
     seen = reader.seen()
+    driver = driver_of(RunPaths(root=reader.path.parent))
+    alive = driver.alive if driver is not None else has_writer(reader.path)
+    session = next(iter(reader.sessions()[-1:]), None)
+    if session is None:  # a run of an older version
+        ended_by = "stopped" if any(row.phase == "cancelled" for row in rows) else None
+    elif alive and driver is not None and driver.session != session.session:
+        ended_by = None  # a new driver is coming up
+    else:
+        ended_by = session.how
+    interrupted = ended_by is not None and ended_by.startswith("stopped")
+    until = now
+    if ends and (interrupted or wall_s is not None):
+        until = max(ends)
+    elif not alive and driver is not None:
+        until = driver.seen
     return Snapshot(
         run_id=str(meta.get("run_id", "")),
         profile=str(meta.get("profile", "")),
@@ -110,8 +152,11 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
         elapsed_s=until - min(starts) if starts else 0.0,
         silent_s=max(now - at for at in seen.values()) if seen else None,
         wall_s=wall_s,
-        interrupted=cancelled,
-        alive=has_writer(reader.path),
+        interrupted=interrupted,
+        alive=alive,
+        driver=driver,
+        ended_by=ended_by,
+        at=now,
     )
 
 

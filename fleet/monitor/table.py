@@ -36,7 +36,7 @@ VERDICT_STYLE = {
 def render(snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
     """The live table: one line an arm where the terminal is tall enough, else one a mission."""
     rows = sum(len(mission.arms) for mission in snapshot.missions)
-    tall = rows + len(snapshot.missions) + len(_between_seeds(snapshot)) + 5 <= height
+    tall = rows + len(snapshot.missions) + len(_between_seeds(snapshot)) + 7 <= height
     table = _by_arm(snapshot, width) if tall else _by_mission(snapshot, width)
     done = sum(mission.done for mission in snapshot.missions)
     total = sum(mission.total for mission in snapshot.missions)
@@ -44,13 +44,14 @@ def render(snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
         (f"{snapshot.run_id}", "bold"),
         f"  {snapshot.profile}  {done}/{total} runs  {clock(snapshot.elapsed_s)}",
     )
-    if snapshot.interrupted:
-        head.append("  stopped", style="yellow")
-    elif snapshot.died:
-        head.append("  dead: its driver was killed", style="bold red")
+    trouble = []
+    if snapshot.trouble:
+        style = "yellow" if snapshot.interrupted else "bold red"
+        trouble = [Text(snapshot.trouble, style=style, overflow="fold")]
     elif snapshot.silent_s is not None and snapshot.silent_s > 10 and not snapshot.over:
         head.append(f"  a worker has been silent for {snapshot.silent_s:.0f} s", style="yellow")
-    return Group(head, table, *_between_seeds(snapshot), Text(LEGEND, style="bright_black"))
+    legend = Text(LEGEND, style="bright_black")
+    return Group(head, *trouble, table, *_between_seeds(snapshot), legend)
 
 
 def _between_seeds(snapshot: Snapshot) -> list[Text]:
@@ -146,6 +147,8 @@ def plain_line(before: Snapshot | None, now: Snapshot) -> list[str]:
     """Lines for a log: only what has changed since the last look."""
     old = {m.mission: m for m in before.missions} if before else {}
     lines = []
+    if now.trouble and (before is None or not before.trouble):
+        lines.append(f"[{clock(now.elapsed_s)}] {now.trouble}")
     for mission in now.missions:
         was = old.get(mission.mission)
         if mission.interim is not None and (was is None or was.interim != mission.interim):

@@ -14,7 +14,7 @@ import ray, sys
 from fleet.ray_session import ray_session
 from fleet.errors import UnfitEnvironmentError
 from types import SimpleNamespace
-settings = SimpleNamespace(address=None, paths=SimpleNamespace(run_id="r"))
+settings = SimpleNamespace(session="", address=None, paths=SimpleNamespace(run_id="r"))
 try:
     with ray_session(settings):
         sys.exit("Ray started")

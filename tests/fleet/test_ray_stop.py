@@ -56,7 +56,7 @@ def test_sigterm_to_the_group_ends_cleanly(tmp_path: Path) -> None:
         if child.stderr is not None:
             child.stderr.close()
     assert "Stopped by SIGTERM; finished runs are kept." in "".join(told)
-    assert "next: python fleet.py status stopped" in "".join(told)
+    assert "next: python fleet.py resume stopped" in "".join(told)
     with LedgerReader(tmp_path / "stopped" / "ledger.sqlite") as reader:
         assert {row.state for row in reader.runs()} == {RunState.CANCELLED}
         assert reader.missions()[0].phase == "cancelled"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from fleet.driver_lock import Driver
 from fleet.monitor.snapshot import ArmView, MissionView, Snapshot
 from fleet.monitor.table import clock, plain_line, render
 
@@ -87,12 +88,44 @@ def test_plain_lines_tell_changes_only() -> None:
 
 
 def test_a_dead_run_is_not_shown_running() -> None:
-    dead = replace(snapshot(mission("A")), alive=False)
+    dead = replace(snapshot(mission("A")), alive=False, driver=driver(alive=False))
     assert dead.over
-    console = Console(width=80)
+    text = shown(dead)
+    assert "driver gone since 1970" in text
+    assert "python fleet.py resume a-run-id-of-some-length" in text
+    assert plain_line(None, dead)[0].endswith(dead.trouble)
+    stopped = replace(dead, interrupted=True, ended_by="stopped by SIGTERM")
+    assert "stopped by SIGTERM: python fleet.py resume" in shown(stopped)
+    broken = replace(dead, ended_by="StorageError: disk full")
+    assert "ended: StorageError: disk full: python fleet.py resume" in shown(broken)
+
+
+def test_a_driver_that_hangs_is_told_from_one_that_is_slow() -> None:
+    slow = replace(snapshot(mission("A")), driver=driver(alive=True), at=110.0)
+    assert slow.trouble == ""
+    hung = replace(slow, at=140.0)
+    assert not hung.over
+    assert "driver (process 77) silent for 40 s: python fleet.py stop" in shown(hung)
+
+
+def driver(*, alive: bool) -> Driver:
+    return Driver(
+        pid=77,
+        process_started=50.0,
+        host="here",
+        session="s",
+        since=60.0,
+        command="launch",
+        alive=alive,
+        seen=100.0,
+    )
+
+
+def shown(view: Snapshot) -> str:
+    console = Console(width=100)
     with console.capture() as capture:
-        console.print(render(dead, width=80, height=40))
-    assert "dead: its driver was killed" in capture.get()
+        console.print(render(view, width=100, height=40))
+    return capture.get()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""`resume`: go on with a run that was stopped, killed, or ran out of disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunArgument, RunsDir
+
+AllowChanges = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changes",
+        help="Go on although mission files or code differ from the launch's; recorded with both "
+        "hashes in the chain of decisions.",
+    ),
+]
+Cpus = Annotated[
+    int, typer.Option("--cpus", min=0, help="Worker slots here; 0 takes what the launch asked for.")
+]
+RequirePromotion = Annotated[
+    bool, typer.Option("--require-promotion", help="Exit 7 where no mission is promoted.")
+]
+
+
+def resume(
+    run: RunArgument = None,
+    allow_changes: AllowChanges = False,
+    cpus: Cpus = 0,
+    as_json: AsJson = False,
+    require_promotion: RequirePromotion = False,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+) -> int:
+    """Go on with a run: finished runs stay, half-done ones continue from their checkpoints."""
+    from fleet.resume import ResumeOrder, carry_out
+
+    return carry_out(
+        ResumeOrder(
+            run_id=run,
+            runs_dir=Path(runs_dir),
+            allow_changes=allow_changes,
+            cpus=cpus,
+            as_json=as_json,
+            require_promotion=require_promotion,
+        )
+    )

@@ -1,0 +1,191 @@
+"""One driver at work on a run, from Ray's start to the exit code: a launch, or a resume of one.
+
+Holds what both share: progress, the driver's log, the report, and how an end is recorded. The
+caller holds the driver's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fleet import provenance
+from fleet.errors import FleetError, NothingPromotedError, StorageError
+from fleet.plan import CampaignPlan
+from fleet.settings import LaunchSettings, RunPaths
+from fleet.worker_ledger import LedgerClient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What the user wants to see and to fail."""
+
+    as_json: bool
+    require_promotion: bool
+    registry: Path | None
+    """Where PROMOTE verdicts are registered at the end; None leaves the registry alone."""
+
+
+def say(text: str) -> None:
+    """A line for the terminal; stdout belongs to `--json`."""
+    sys.stderr.write(f"{text}\n")
+
+
+def launch_facts(settings: LaunchSettings) -> dict[str, Any]:
+    """What the ledger notes about a launch before it starts."""
+    commit, dirty = provenance.commit()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": settings.command,
+        "commit": commit,
+        "dirty": dirty,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "slots": settings.cpus,
+        "driver_pid": os.getpid(),
+    }
+
+
+def work(
+    plan: CampaignPlan,
+    settings: LaunchSettings,
+    wishes: Wishes,
+    *,
+    started: float,
+    meta: Mapping[str, Any],
+    earlier_s: float = 0.0,
+    prepare: Callable[[LedgerClient], None] = lambda ledger: None,
+) -> int:
+    """Runs the campaign, writes the report and returns the exit code.
+
+    Args:
+        started: when the command was given (seconds since the epoch).
+        earlier_s: wall time of the drivers before this one.
+        prepare: what a resume does to the ledger first.
+    """
+    from fleet.coordinator import run_campaign
+    from fleet.ledger.reader import LedgerReader
+    from fleet.monitor.live import progress
+    from fleet.monitor.snapshot import take
+    from fleet.ray_session import RaySession
+    from fleet.report import write
+
+    paths = settings.paths
+    say(f"run {plan.run_id}: {len(plan.works)} missions, profile {plan.profile}, {paths.root}")
+
+    def on_start(session: RaySession) -> None:
+        say(f"Ray is up after {session.startup_s:.0f} s; dashboard {session.dashboard or 'none'}")
+        if session.dashboard:
+            say("  it asks for a token: `ray get-auth-token` shows it")
+
+    with _told_to_the_ledger(settings):
+        with progress() as show, _driver_log(paths):
+            result = run_campaign(
+                plan,
+                settings,
+                meta=meta,
+                on_start=on_start,
+                on_tick=lambda reader, now: show(lambda: take(reader, now=time.time()), now),
+                prepare=prepare,
+            )
+        page, document = write(paths, wall_time_s=earlier_s + time.time() - started)
+        document["promotions"], unpromoted = _promote(settings, wishes.registry)
+    if wishes.as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        from fleet.monitor.table import print_verdicts
+
+        print_verdicts(document)
+    say(f"done {time.time() - started:.0f} s after the command was given")
+    with LedgerReader(paths.ledger) as reader:
+        errors = len(reader.events(level="error", since=started))
+        errors += len(reader.events(level="alarm"))
+    if unpromoted:
+        raise StorageError(
+            f"{unpromoted[0]} The verdicts stand. Report: {page}",
+            log=unpromoted[0].log or str(paths.logs),
+            go_on=f"python fleet.py promote {plan.run_id}",
+        )
+    if result.failed or errors:
+        what = f"missions {', '.join(result.failed)} failed" if result.failed else "errors"
+        raise FleetError(
+            f"{what}: {errors} recorded error(s). The other verdicts stand. Report: {page}",
+            log=str(paths.logs),
+            go_on=f"python fleet.py status {plan.run_id}"
+            + (f", python fleet.py retry --failed {plan.run_id}" if result.failed else ""),
+        )
+    promoted = [v["mission"] for v in document["missions"] if v["verdict"] == "PROMOTE"]
+    if wishes.require_promotion and not promoted:
+        raise NothingPromotedError(
+            "No mission was promoted (--require-promotion).",
+            log=str(page),
+            go_on=f"python fleet.py report {plan.run_id}",
+        )
+    return 0
+
+
+def _promote(
+    settings: LaunchSettings, registry: Path | None
+) -> tuple[list[dict[str, Any]], list[FleetError]]:
+    """Registers what the launch proved, and says of every mission what became of it and why."""
+    if registry is None:
+        say("nothing is registered (--no-promote)")
+        return [], []
+    from fleet.registry.promotion import note_in_ledger, promote_launch
+
+    outcomes, errors = promote_launch(settings.paths, registry, catalog=settings.catalog)
+    note_in_ledger(settings.paths, outcomes)
+    for outcome in outcomes:
+        say(f"{outcome.mission}: {f'{outcome.model} ' if outcome.model else ''}{outcome.text}")
+    return [outcome.to_dict() for outcome in outcomes], errors
+
+
+@contextlib.contextmanager
+def _told_to_the_ledger(settings: LaunchSettings) -> Iterator[None]:
+    """An end by an error is recorded, as far as the disk lets us, and says how to go on."""
+    paths = settings.paths
+    try:
+        yield
+    except Exception as error:
+        _record_end(settings, error)
+        if isinstance(error, FleetError):
+            error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
+            error.go_on = error.go_on or f"python fleet.py resume {paths.run_id}"
+        raise
+
+
+def _record_end(settings: LaunchSettings, error: Exception) -> None:
+    from fleet.ledger.writer import Ledger
+    from fleet.split_reads import register
+
+    if not settings.paths.ledger.is_file():
+        return
+    try:
+        ledger = Ledger(settings.paths.ledger)
+        try:
+            how = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            ledger.end_session(settings.session, how)
+        finally:
+            ledger.close()
+        register(settings.paths)  # what was seen before the end was seen
+    except FleetError as unrecorded:
+        say(f"the end could not be recorded: {unrecorded}")
+
+
+@contextlib.contextmanager
+def _driver_log(paths: RunPaths) -> Iterator[None]:
+    """Ray prints to the driver's stdout, which belongs to `--json`: it goes to a file instead."""
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    with (
+        (paths.logs / "driver.log").open("a", encoding="utf-8") as stream,
+        contextlib.redirect_stdout(stream),
+    ):
+        yield

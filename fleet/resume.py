@@ -1,0 +1,358 @@
+"""Goes on with a run: after a stop, a killed driver, a full disk, or with failed runs once more.
+
+Finished runs stay as they are. What the words of the launch mean today is compared with what they
+meant then, and a difference is refused with its diff unless it is allowed. Processes that a dead
+driver left are ended first, so that nobody writes beside the new one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from fleet import changes, leftovers, provenance, requests
+from fleet.drive import Wishes, launch_facts, say, work
+from fleet.driver_lock import HeldLock, drive, driver_of, moment
+from fleet.errors import ConfigError, NotFoundError
+from fleet.launch import Order, resolve
+from fleet.ledger.reader import LedgerReader
+from fleet.order_file import OrderFile, find_ordered, plain_specs, read_order, write_order
+from fleet.plan import CampaignPlan, plan_campaign
+from fleet.settings import LaunchSettings, RunPaths
+from fleet.states import RunState
+from fleet.worker_ledger import LedgerClient
+from missions.spec import MissionSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeOrder:
+    """What the user asked for."""
+
+    run_id: str | None
+    runs_dir: Path
+    allow_changes: bool = False
+    failed: bool = False
+    """Failed runs are tried again."""
+    cancelled: bool = False
+    """Cancelled missions and arms are taken up again."""
+    missions: tuple[str, ...] = ()
+    """Of these missions only; all where empty."""
+    cpus: int = 0
+    as_json: bool = False
+    require_promotion: bool = False
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the workers beside our own."""
+
+    @property
+    def retries(self) -> bool:
+        return self.failed or self.cancelled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where the run stands before anything is changed, from its ledger."""
+
+    specs: dict[str, MissionSpec]
+    """As frozen; empty before the plan was recorded."""
+    code_version: str
+    complete: bool
+    reads: dict[str, dict[str, int]]
+    """Mission -> arm -> reads of its test scores."""
+    judged: frozenset[str]
+    failed: tuple[str, ...]
+    """Failed runs."""
+    cancelled: tuple[str, ...]
+    cancelled_missions: tuple[str, ...]
+    states: dict[str, int]
+    earlier_s: float
+    sessions: tuple[str, ...]
+
+
+def carry_out(order: ResumeOrder) -> int:
+    """Carries a resume or a retry out and returns its exit code."""
+    started = psutil.Process().create_time()
+    paths = find_ordered(order.runs_dir, order.run_id)
+    command = provenance.command_line(["resume", paths.run_id])
+    before = driver_of(paths)
+    with drive(paths, command=command) as lock:
+        asked = read_order(paths)
+        _end_leftovers(paths, lock, before.seen if before is not None else None)
+        requests.forget(paths)
+        standing = look(paths, order.missions)
+        if standing.complete and not order.retries:
+            say(f"run {paths.run_id} is complete: nothing is left to do")
+            if standing.failed:
+                say(
+                    f"  {len(standing.failed)} runs failed: "
+                    f"python fleet.py retry --failed {paths.run_id}"
+                )
+            return 0
+        if order.retries and not _chosen(order, standing):
+            which = "failed" if order.failed else "cancelled"
+            raise NotFoundError(
+                f"Run {paths.run_id} has no {which} runs.",
+                go_on=f"python fleet.py status {paths.run_id}",
+            )
+        return _go_on(order, paths, lock, asked, standing, started=started)
+
+
+def _go_on(
+    order: ResumeOrder,
+    paths: RunPaths,
+    lock: HeldLock,
+    asked: OrderFile,
+    standing: Standing,
+    *,
+    started: float,
+) -> int:
+    from fleet import preflight
+
+    code_version = provenance.code_version()
+    found = changes.compare(asked.parsed(), _resolved_now(asked, order.runs_dir))
+    recorded = standing.code_version or asked.code_version
+    _judge_changes(order, paths, found, standing, code=(recorded, code_version))
+    changed = {change.mission: change for change in found}
+    specs = {
+        name: changed[name].after if name in changed else standing.specs.get(name, spec)
+        for name, spec in asked.parsed().items()
+    }
+    plan = plan_campaign(
+        list(specs.values()),
+        run_id=paths.run_id,
+        profile=asked.profile,
+        code_version=code_version,
+    )
+    settings = LaunchSettings(
+        paths=paths,
+        profile=asked.profile,
+        command=asked.command,
+        cpus=preflight.default_cpus(order.cpus or asked.cpus),
+        address=asked.address,
+        catalog=asked.catalog,
+        worker_env=order.worker_env,
+        session=lock.session,
+        beat=lock.beat,
+    )
+    if asked.address is None:
+        preflight.check_resources(plan, preflight.this_machine(settings.cpus))
+    preflight.check_disk(paths.root)
+    figures = preflight.check_bases(list(specs.values()))
+    states = ", ".join(f"{count} {state}" for state, count in sorted(standing.states.items()))
+    say(f"resuming {paths.run_id}: {states or 'nothing had begun'}")
+
+    def prepare(ledger: LedgerClient) -> None:
+        if not standing.specs:
+            return  # the plan was never recorded: this is the launch
+        if code_version != recorded:
+            ledger.call("change_code", recorded, code_version)
+        for change in found:
+            ledger.call(
+                "change_mission",
+                plan.work(change.mission),
+                change.differences,
+                data_differ=change.data_differ,
+                code=code_version,
+            )
+            _discard(paths, change, plan)
+        if order.retries:
+            uncancelled = standing.cancelled_missions if order.cancelled else ()
+            ledger.call("retry", _chosen(order, standing), uncancelled)
+        ledger.call("reopen", lock.session)
+        _note_order(paths, asked, plan, found)
+
+    meta = {**launch_facts(settings), "base_figures": figures}
+    return work(
+        plan,
+        settings,
+        Wishes(
+            as_json=order.as_json,
+            require_promotion=order.require_promotion,
+            registry=None if asked.registry is None else Path(asked.registry),
+        ),
+        started=started,
+        meta=meta,
+        earlier_s=standing.earlier_s,
+        prepare=prepare,
+    )
+
+
+def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
+    """Reads where a run stands.
+
+    Args:
+        missions: failed and cancelled runs of these only; all where empty.
+    """
+    empty = Standing(
+        specs={},
+        code_version="",
+        complete=False,
+        reads={},
+        judged=frozenset(),
+        failed=(),
+        cancelled=(),
+        cancelled_missions=(),
+        states={},
+        earlier_s=0.0,
+        sessions=(),
+    )
+    if not paths.ledger.is_file() or paths.ledger.stat().st_size == 0:
+        return empty
+    with LedgerReader(paths.ledger) as reader:
+        names = [row.mission for row in reader.missions()]
+        if not names:
+            return empty
+        for name in missions:
+            if name not in names:
+                raise NotFoundError(
+                    f"Run {paths.run_id} has no mission {name!r}. It has {', '.join(names)}."
+                )
+        orders = reader.orders()
+        meta = reader.meta()
+        rows = reader.runs()
+        wanted = [row for row in rows if not missions or row.mission in missions]
+        sessions = reader.sessions()
+        states: dict[str, int] = {}
+        for row in rows:
+            states[row.state.value] = states.get(row.state.value, 0) + 1
+        cancelled_missions = {*orders.missions, *orders.arms}
+        return replace(
+            empty,
+            specs={name: MissionSpec.model_validate_json(reader.spec_json(name)) for name in names},
+            code_version=str(meta["code_version"]),
+            complete=meta.get("wall_s") is not None,
+            reads=reader.test_reads(),
+            judged=frozenset(str(body["mission"]) for _, body in reader.bodies("verdict")),
+            failed=tuple(row.run for row in wanted if row.state is RunState.FAILED),
+            cancelled=tuple(
+                row.run
+                for row in wanted
+                if row.state is RunState.CANCELLED and orders.cancelled(row.mission, row.arm)
+            ),
+            cancelled_missions=tuple(
+                sorted(n for n in cancelled_missions if not missions or n in missions)
+            ),
+            states=states,
+            earlier_s=sum((row.ended_at or row.seen_at) - row.started_at for row in sessions),
+            sessions=tuple(row.session for row in sessions),
+        )
+
+
+def _end_leftovers(paths: RunPaths, lock: HeldLock, seen: float | None) -> None:
+    """Processes of earlier drivers, by the tokens that the lock and the ledger know."""
+    known = list(lock.earlier)
+    if paths.ledger.is_file():
+        with LedgerReader(paths.ledger) as reader:
+            known += [row.session for row in reader.sessions()]
+    ended = leftovers.end(known)
+    if ended and seen is not None:
+        say(
+            f"ended {len(ended)} processes that the driver of before had left "
+            f"(it was last heard of at {moment(seen)})"
+        )
+
+
+def _chosen(order: ResumeOrder, standing: Standing) -> list[str]:
+    """Runs that a retry takes up."""
+    return [
+        *(standing.failed if order.failed else ()),
+        *(standing.cancelled if order.cancelled else ()),
+    ]
+
+
+def _resolved_now(asked: OrderFile, runs_dir: Path) -> dict[str, MissionSpec]:
+    """What the words of the launch mean today."""
+    order = Order(
+        missions=asked.missions,
+        arms=asked.arms,
+        profile=asked.profile,
+        overrides=asked.overrides,
+        run_id="",
+        dry_run=False,
+        as_json=False,
+        require_promotion=False,
+        address=asked.address,
+        cpus=asked.cpus,
+        runs_dir=runs_dir,
+        catalog=asked.catalog,
+    )
+    return {spec.id: spec for spec in resolve(order)}
+
+
+def _judge_changes(
+    order: ResumeOrder,
+    paths: RunPaths,
+    found: tuple[changes.MissionChange, ...],
+    standing: Standing,
+    *,
+    code: tuple[str, str],
+) -> None:
+    """Shows what changed; refuses what is not allowed and what cannot be taken up.
+
+    Raises:
+        ConfigError: after the diff was shown.
+    """
+    if not found and code[0] == code[1]:
+        return
+    for change in found:
+        say(
+            f"mission {change.mission} differs from what this run was launched with "
+            f"({change.before.digest()[:12]} then, {change.after.digest()[:12]} now):"
+        )
+        for line in change.differences:
+            say(f"  {line}")
+    if code[0] != code[1]:
+        say(f"the code of bem, missions or stats differs ({code[0][:12]} then, {code[1][:12]} now)")
+    against = [
+        reason
+        for change in found
+        for reason in changes.obstacles(
+            change,
+            test_reads=standing.reads.get(change.mission, {}),
+            judged=change.mission in standing.judged,
+        )
+    ]
+    if against:
+        raise ConfigError(f"These changes cannot be taken up: {'; '.join(against)}.")
+    if not order.allow_changes:
+        what = [f"mission {change.mission}" for change in found]
+        what += ["the code version"] if code[0] != code[1] else []
+        word = "retry --failed" if order.failed else "resume"
+        raise ConfigError(
+            f"Run {paths.run_id} was launched with another configuration ({', '.join(what)}; the "
+            "differences are shown above). Undo them, or allow them: finished runs are kept, and "
+            "both hashes are recorded in the chain of decisions.",
+            go_on=f"python fleet.py {word} {paths.run_id} --allow-changes",
+        )
+    say("allowed by --allow-changes; recorded in the chain of decisions")
+
+
+def _discard(paths: RunPaths, change: changes.MissionChange, plan: CampaignPlan) -> None:
+    """What was made with settings that are no more: nobody may continue from it."""
+    folder = paths.work(change.mission)
+    if change.data_differ:  # no test score was read: nothing here has counted yet
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for run in plan.work(change.mission).runs:
+        arms = change.before.arms
+        if run.arm in arms and change.before.arm_digest(run.arm) != run.arm_hash:
+            shutil.rmtree(folder / "artifacts" / run.name, ignore_errors=True)
+
+
+def _note_order(
+    paths: RunPaths,
+    asked: OrderFile,
+    plan: CampaignPlan,
+    found: tuple[changes.MissionChange, ...],
+) -> None:
+    """From now on the run is compared with what was allowed."""
+    after = plain_specs([change.after for change in found])
+    write_order(
+        paths,
+        asked.model_copy(
+            update={"specs": {**asked.specs, **after}, "code_version": plan.code_version}
+        ),
+    )
