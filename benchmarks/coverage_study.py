@@ -13,8 +13,11 @@ same figures for any number of processes.
 The three below the line show why not. t methods see `--campaigns` campaigns of each setting, BCa
 methods the first `--bca-campaigns` of them with `--resamples` resamples each, drawn afresh for
 every batch of campaigns. The Monte-Carlo error of a share p of n campaigns is sqrt(p (1-p) / n).
-Among hundreds of settings some leave the band by chance: where the default interval does, it is
-measured again on `--again` fresh campaigns, and both figures are shown.
+Among hundreds of settings some lie on the wrong side of an edge of the band by chance, whichever
+side that is. So every setting whose default interval lies within `NEAR` Monte-Carlo errors of an
+edge, inside or outside, is measured once more on `--again` fresh campaigns. For the default
+interval that second figure, which nothing was selected on, is the setting's figure; the first is
+kept in the CSV.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ Limits = tuple[FloatArray, FloatArray]
 LEVEL = 0.95
 BAND = (0.935, 0.985)
 WORST_FALSE_POSITIVES = 0.065
+NEAR = 3.0
+"""Monte-Carlo errors from an edge of the band within which a setting is measured once more."""
 CELLS_PER_BATCH = 1_500_000
 T_METHODS = ("two-way t", "seed t")
 METHODS = ("two-way t", "crossed BCa", "example BCa", "seed-mean BCa", "seed t")
@@ -144,6 +149,11 @@ def tally(limits: Limits, truth: float) -> Tally:
     )
 
 
+def near_an_edge(tally: Tally) -> bool:
+    """Whether chance may have put a setting on its side of an edge of the band."""
+    return min(abs(tally.coverage - edge) for edge in BAND) <= NEAR * tally.error
+
+
 def _sum(parts: Iterable[Tally]) -> Tally:
     rows = [asdict(part) for part in parts]
     return Tally(**{name: sum(row[name] for row in rows) for name in rows[0]})
@@ -158,12 +168,12 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="take every n-th setting only")
-    parser.add_argument("--again", type=int, default=200_000, help="campaigns of a second look")
+    parser.add_argument("--again", type=int, default=100_000, help="campaigns of a second look")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args()
     if min(chosen.campaigns, chosen.bca_campaigns, chosen.every, chosen.processes) < 1:
         parser.error("campaigns, processes and every must be at least 1")
-    from coverage_report import commit, in_band, write_csv, write_figure, write_summary
+    from coverage_report import commit, write_csv, write_figure, write_summary
 
     started = time.perf_counter()
     checked_out = commit()
@@ -182,10 +192,10 @@ def main() -> None:
             if number % 40 == 0 or number == len(settings):
                 wall = time.perf_counter() - started
                 sys.stderr.write(f"{number}/{len(settings)} settings, {wall:.0f} s\n")
-        outside = [
+        near = [
             at_setting
             for at_setting, tallies in zip(settings, found, strict=True)
-            if at_setting[1].block != "stress" and not in_band(tallies["two-way t"].coverage)
+            if at_setting[1].block != "stress" and near_an_edge(tallies["two-way t"])
         ]
         second_look = partial(
             run_setting,
@@ -195,23 +205,23 @@ def main() -> None:
             resamples=1,
             methods=("two-way t",),
         )
-        again = pool.map(second_look, outside, chunksize=1)
+        again = pool.map(second_look, near, chunksize=1)
+    second = {
+        setting: tallies["two-way t"] for (_, setting), tallies in zip(near, again, strict=True)
+    }
     rows = [(setting, tallies) for (_, setting), tallies in zip(settings, found, strict=True)]
-    looked_again = [
-        (setting, tallies) for (_, setting), tallies in zip(outside, again, strict=True)
-    ]
     chosen.out.mkdir(parents=True, exist_ok=True)
-    write_csv(chosen.out / "coverage_study.csv", rows)
+    write_csv(chosen.out / "coverage_study.csv", rows, second)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     write_summary(
         chosen.out / "coverage_study.md",
         rows,
-        looked_again,
+        second,
         {**vars(chosen), "commit": checked_out},
         wall_s=time.perf_counter() - started,
         cpu_s=used.ru_utime + used.ru_stime,
     )
-    write_figure(chosen.out / "coverage_study.svg", rows)
+    write_figure(chosen.out / "coverage_study.svg", rows, second)
 
 
 if __name__ == "__main__":
