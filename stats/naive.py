@@ -7,6 +7,7 @@ Shapes: B resamples, S seeds, N units.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -54,6 +55,13 @@ def unit_replicates(values_N: FloatArray, draws_BN: npt.NDArray[np.int64]) -> Fl
     for units in draws_BN:
         replicates.append(sum(float(values_N[i]) for i in units) / len(units))
     return np.array(replicates)
+
+
+def every_resample(values_N: FloatArray) -> list[float]:
+    """Mean of each of the N^N equally likely resamples, in order."""
+    size = len(values_N)
+    scores = [float(value) for value in values_N]
+    return sorted(math.fsum(drawn) / size for drawn in itertools.product(scores, repeat=size))
 
 
 def bca(

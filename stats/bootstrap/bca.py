@@ -39,6 +39,35 @@ class BcaLimits:
     """False where all replicates are equal or lie on one side of the estimate."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tail:
+    """Where a BCa limit is read, as a probability of the bootstrap distribution."""
+
+    at_M: FloatArray
+    slope_M: FloatArray
+    """Derivative of the normal quantile of `at_M` by z0."""
+
+
+def bca_tails(z0_M: FloatArray, acceleration_M: FloatArray, level: float) -> tuple[Tail, Tail]:
+    """The lower and the upper tail (Efron 1987, equation 2.3)."""
+    low, high = (
+        _tail(z0_M, acceleration_M, float(ndtri(0.5 + side * level / 2))) for side in (-1, 1)
+    )
+    return low, high
+
+
+def _tail(z0_M: FloatArray, acceleration_M: FloatArray, z: float) -> Tail:
+    shifted_M = z0_M + z
+    stretch_M = 1.0 - acceleration_M * shifted_M
+    # Past the pole of the BCa transformation the limit is the outermost replicate.
+    proper_M = stretch_M > 0
+    safe_M = np.where(proper_M, stretch_M, 1.0)
+    return Tail(
+        at_M=np.where(proper_M, ndtr(z0_M + shifted_M / safe_M), float(z > 0)),
+        slope_M=np.where(proper_M, 1.0 + 1.0 / safe_M**2, 1.0),
+    )
+
+
 def bca_limits(
     replicates: ManyReplicates,
     *,
@@ -69,16 +98,9 @@ def bca_limits(
     z0_M = ndtri(share_M)
     factor_M = np.ones_like(estimate_M) if calibration_M is None else calibration_M
     limits: list[tuple[FloatArray, FloatArray]] = []
-    for z in (float(ndtri(0.5 - level / 2)), float(ndtri(0.5 + level / 2))):
-        shifted_M = z0_M + z
-        stretch_M = 1.0 - replicates.acceleration_M * shifted_M
-        # Past the pole of the BCa transformation the limit is the outermost replicate.
-        proper_M = stretch_M > 0
-        safe_M = np.where(proper_M, stretch_M, 1.0)
-        tail_M = np.where(proper_M, ndtr(z0_M + shifted_M / safe_M), float(z > 0))
-        limit_M = quantiles(sorted_MB, tail_M)
-        slope_M = np.where(proper_M, 1.0 + 1.0 / safe_M**2, 1.0)
-        error_M = _limit_errors(sorted_MB, tail_M, share_M, z0_M, slope_M)
+    for tail in bca_tails(z0_M, replicates.acceleration_M, level):
+        limit_M = quantiles(sorted_MB, tail.at_M)
+        error_M = _limit_errors(sorted_MB, tail.at_M, share_M, z0_M, tail.slope_M)
         limit_M = estimate_M + factor_M * (limit_M - estimate_M)
         limits.append(
             (
