@@ -64,6 +64,35 @@ def write_csv(path: Path, rows: Sequence[Row], second: SecondLooks) -> None:
                 )  # fmt: skip
 
 
+def read_first_looks(path: Path, settings: Sequence[Setting]) -> list[dict[str, Tally]]:
+    """Tallies of an earlier CSV, in the order of the settings.
+
+    Raises:
+        ValueError: the file does not hold every method of every setting.
+    """
+    found: dict[tuple[str, ...], dict[str, Tally]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["method"] not in METHODS:
+                continue
+            campaigns, undefined = int(row["campaigns"]), int(row["undefined"])
+            defined = campaigns - undefined
+            found.setdefault(tuple(row[name] for name in _FIELDS), {})[row["method"]] = Tally(
+                campaigns=campaigns,
+                undefined=undefined,
+                too_high=round(float(row["interval_above_truth"]) * defined),
+                too_low=round(float(row["interval_below_truth"]) * defined),
+                width=float(row["mean_width"]) * defined,
+            )
+    looks = [
+        found.get(tuple(str(getattr(setting, name)) for name in _FIELDS), {})
+        for setting in settings
+    ]
+    if any(set(tallies) != set(METHODS) for tallies in looks):
+        raise ValueError(f"{path} does not hold every method of every setting; measure anew.")
+    return looks
+
+
 def write_summary(
     path: Path,
     rows: Sequence[Row],
@@ -86,8 +115,8 @@ def write_summary(
         f"95 %: {_points(chosen['campaigns'])} and {_points(chosen['bca_campaigns'])} percentage "
         "points (one standard error).",
         "",
-        f"Command: `python benchmarks/coverage_study.py --seed {chosen['seed']} --campaigns "
-        f"{chosen['campaigns']} --bca-campaigns {chosen['bca_campaigns']} --resamples "
+        f"Command: `python benchmarks/coverage_study.py{_first(chosen)} --seed {chosen['seed']} "
+        f"--campaigns {chosen['campaigns']} --bca-campaigns {chosen['bca_campaigns']} --resamples "
         f"{chosen['resamples']} --again {chosen['again']} --processes "
         f"{chosen['processes']}`; {wall_s:.0f} s wall, {cpu_s:.0f} CPU s, "
         f"Python {platform.python_version()}, numpy {np.__version__}, scipy "
@@ -252,6 +281,10 @@ def _listed(rows: Sequence[Row]) -> list[str]:
             f"{100 * tally.too_high / defined:.2f} | {100 * tally.too_low / defined:.2f} |"
         )
     return lines
+
+
+def _first(chosen: Mapping[str, Any]) -> str:
+    return f" --first {chosen['first'].name}" if chosen["first"] else ""
 
 
 def _points(campaigns: int) -> str:

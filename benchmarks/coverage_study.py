@@ -17,7 +17,8 @@ Among hundreds of settings some lie on the wrong side of an edge of the band by 
 side that is. So every setting whose default interval lies within `NEAR` Monte-Carlo errors of an
 edge, inside or outside, is measured once more on `--again` fresh campaigns. For the default
 interval that second figure, which nothing was selected on, is the setting's figure; the first is
-kept in the CSV.
+kept in the CSV. `--first FILE` takes the first look from the CSV of an earlier study of the same
+numbers of campaigns instead of measuring it anew.
 """
 
 from __future__ import annotations
@@ -169,11 +170,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="take every n-th setting only")
     parser.add_argument("--again", type=int, default=100_000, help="campaigns of a second look")
+    parser.add_argument("--first", type=Path, help="CSV of an earlier study: its first look")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args()
     if min(chosen.campaigns, chosen.bca_campaigns, chosen.every, chosen.processes) < 1:
         parser.error("campaigns, processes and every must be at least 1")
-    from coverage_report import commit, write_csv, write_figure, write_summary
+    from coverage_report import commit, read_first_looks, write_csv, write_figure, write_summary
 
     started = time.perf_counter()
     checked_out = commit()
@@ -186,8 +188,12 @@ def main() -> None:
         resamples=chosen.resamples,
     )
     found: list[dict[str, Tally]] = []
+    if chosen.first:
+        found = read_first_looks(chosen.first, [setting for _, setting in settings])
     with multiprocessing.Pool(chosen.processes) as pool:
-        for number, tallies in enumerate(pool.imap(work, settings), start=1):
+        for number, tallies in enumerate(
+            pool.imap(work, [] if chosen.first else settings), start=1
+        ):
             found.append(tallies)
             if number % 40 == 0 or number == len(settings):
                 wall = time.perf_counter() - started
