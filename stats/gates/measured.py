@@ -35,6 +35,7 @@ def measured(
     assumed: tuple[float, float] | None,
     details: Mapping[str, Any] | None = None,
     plan: WouldDecide | None = None,
+    turned: bool = False,
 ) -> GateResult:
     """A full result.
 
@@ -42,6 +43,7 @@ def measured(
         assumed: (true value, margin) for which the deciding sizes are computed where the gate
             is undecided, or None.
         plan: the deciding sizes, where the mean is not what keeps the gate undecided.
+        turned: the estimate is control minus treatment; effect sizes then are too.
     """
     analysis = inference.analysis
     mde = inference.mde(context.alpha, context.power)
@@ -56,12 +58,12 @@ def measured(
     weights_N = config.weights(grid)
     two_arms: dict[str, Any] = {}
     if isinstance(grid, PairedGrid):
+        arms = (grid.treatment_SN, grid.control_SN)
         two_arms = {
             "treatment_mean": mean(grid.treatment_SN, weights_N),
             "control_mean": mean(grid.control_SN, weights_N),
             "effects": effect_sizes(
-                grid.treatment_SN,
-                grid.control_SN,
+                *(arms[::-1] if turned else arms),
                 level=context.level,
                 unit="clusters" if grid.clustered else "examples",
                 weights_N=weights_N,

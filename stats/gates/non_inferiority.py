@@ -103,6 +103,7 @@ def evaluate(config: NonInferiority, context: GateContext) -> GateResult:
         p_value=inference.p_value(null, "greater"),
         assumed=(assumed, null),
         details=details,
+        turned=not config.higher_is_better,
     )
 
 

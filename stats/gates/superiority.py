@@ -75,6 +75,7 @@ def evaluate(config: Superiority, context: GateContext) -> GateResult:
         margins=tuple(sorted({config.min_lower, max(config.min_lower, config.min_point)})),
         p_value=inference.p_value(config.min_lower, "greater"),
         assumed=_assumed(config, inference),
+        turned=not config.higher_is_better,
     )
 
 

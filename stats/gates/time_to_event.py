@@ -125,6 +125,7 @@ def evaluate(config: TimeToEvent, context: GateContext) -> GateResult:
         ),
         details=details,
         plan=_plan_for_rank(inference, ranked, context) if only_rank else None,
+        turned=True,
     )
     horizon_text = f"restricted mean {config.metric} (up to {horizon:g})"
     return replace(

@@ -124,6 +124,21 @@ def test_turned_signs_with_a_turned_direction_decide_alike(kind, decision):
     assert other.p_value == pytest.approx(plain.p_value, rel=1e-9)
     assert abs(other.estimate) == pytest.approx(abs(plain.estimate), rel=1e-9)
     assert other.mde == pytest.approx(plain.mde, rel=1e-9)
+    turned = -1.0 if other.estimate * plain.estimate < 0 else 1.0
+    assert [turned * effect.value for effect in other.effects] == pytest.approx(
+        [effect.value for effect in plain.effects], rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("kind", ["superiority", "time_to_event"])
+def test_effect_sizes_point_where_the_estimate_points(kind):
+    """Both are improvements, also where less is better."""
+    settings = {"higher_is_better": False} if kind == "superiority" else {}
+    for decision in ("PASS", "FAIL"):
+        scores = CASES[kind].table(decision)
+        found = run(CASES[kind].gate(**settings), scores)
+        assert found.effects
+        assert all(effect.value * found.estimate > 0 for effect in found.effects)
 
 
 @pytest.mark.parametrize("kind", SCORED)
