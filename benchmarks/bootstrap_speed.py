@@ -1,6 +1,6 @@
 """BCa intervals of 200 metrics, 10,000 resamples, 1,000 examples: ours, scipy's, arch's.
 
-Run: `python benchmarks/bootstrap_speed.py` (needs the extra `bench`; about 40 CPU s, with --loops
+Run: `python benchmarks/bootstrap_speed.py` (needs the extra `bench`; about 60 CPU s, with --loops
 another 25). One process, one thread, interleaved rounds, CPU seconds, medians. Memory: a fresh
 process a method, peak resident size minus that after imports and data.
 
@@ -9,6 +9,10 @@ one call) and over an index sample whose statistic gathers rows, each with the b
 quickest of those tried here; arch with one statistic for all metrics. `--loops` adds a call a
 metric. All methods see the same data; the largest gap between their limits and ours is printed in
 units of the interval's width, since each draws its own resamples.
+
+"ours, every resample" is `bca_ideal`: the limits to which drawn resamples tend, without a random
+number. What no method that draws 10,000 x 1,000 units and multiplies them with 200 metrics can go
+below is timed beside them: drawing and counting alone, and the float32 product alone.
 """
 
 from __future__ import annotations
@@ -32,8 +36,16 @@ import numpy.typing as npt
 import psutil
 import scipy
 from scipy.stats import bootstrap
+from threadpoolctl import threadpool_info
 
-from stats.bootstrap import CategoryResamples, CrossedResamples, OneWayResamples, bca_many
+from stats.bootstrap import (
+    CategoryResamples,
+    CrossedResamples,
+    OneWayResamples,
+    bca_ideal,
+    bca_many,
+)
+from stats.bootstrap.draws import chunks, draw_counts
 
 FloatArray = npt.NDArray[np.float64]
 Limits = tuple[FloatArray, FloatArray]
@@ -112,11 +124,34 @@ def ours_again(values: FloatArray, resampler: OneWayResamples) -> Limits:
     return found.low_M, found.high_M
 
 
+def ours_ideal(values_NM: FloatArray) -> Limits:
+    found = bca_ideal(values_NM)
+    return found.low_M, found.high_M
+
+
+def bounds() -> dict[str, Callable[[], object]]:
+    """Parts that drawn resamples cannot do without."""
+    rng = np.random.default_rng(0)
+    counts_BN = draw_counts(rng, RESAMPLES, UNITS).astype(np.float32)
+    values_NM = rng.random((UNITS, METRICS), dtype=np.float32)
+
+    def draw() -> None:
+        for rows in chunks(RESAMPLES):
+            draw_counts(rng, rows.stop - rows.start, UNITS, kind=np.uint16)
+
+    return {
+        "drawing and counting alone": draw,
+        "float32 product alone": lambda: counts_BN @ values_NM,
+    }
+
+
 def methods(batches: dict[str, int], loops: bool) -> dict[str, Method]:
     """What is timed, in the order of a round."""
     fine, binary = data("continuous"), data("binary")
     one = np.ascontiguousarray(fine[0])
     chosen: dict[str, Method] = {
+        "ours, every resample, continuous": partial(ours_ideal, one),
+        "ours, every resample, binary": partial(ours_ideal, np.ascontiguousarray(binary[0])),
         "ours, continuous": partial(ours, one, OneWayResamples),
         "ours, binary": partial(ours, np.ascontiguousarray(binary[0]), OneWayResamples),
         "ours, 5 seeds, continuous": partial(ours, fine, CrossedResamples),
@@ -143,6 +178,13 @@ def cpu(method: Method) -> tuple[float, Limits]:
     started = time.process_time()
     limits = method()
     return time.process_time() - started, limits
+
+
+def ratio(theirs: list[float], ours_too: list[float]) -> float:
+    """Median of the ratios of single rounds, or of the medians where the rounds differ."""
+    if len(theirs) != len(ours_too):
+        return round(statistics.median(theirs) / statistics.median(ours_too), 1)
+    return round(statistics.median(a / b for a, b in zip(theirs, ours_too, strict=True)), 1)
 
 
 def tune() -> dict[str, int]:
@@ -172,7 +214,7 @@ def _peak_kib() -> int:
 def main() -> None:
     """Interleaved rounds; one JSON document on stdout."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loops", action="store_true", help="add a call a metric, one round")
     parser.add_argument("--memory", metavar="METHOD", help="print one method's peak MiB and stop")
     chosen = parser.parse_args()
@@ -196,18 +238,23 @@ def main() -> None:
             if number == 0 or "a call a metric" not in name:
                 spent, limits[name] = cpu(method)
                 seconds[name].append(spent)
-    low_M, high_M = limits["ours, continuous"]
+    least: dict[str, list[float]] = {name: [] for name in bounds()}
+    for name, part in bounds().items():
+        for _ in range(chosen.rounds):
+            started = time.process_time()
+            part()
+            least[name].append(time.process_time() - started)
+    low_M, high_M = limits["ours, every resample, continuous"]
     table = {
         name: {
-            "cpu_s": round(statistics.median(found), 3),
-            "rounds": [round(value, 3) for value in found],
+            "cpu_s": round(statistics.median(found), 4),
+            "rounds": [round(value, 4) for value in found],
             "peak_mib": memory.get(name),
-            "times_ours_continuous": round(
-                statistics.median(found) / statistics.median(seconds["ours, continuous"]), 1
-            ),
-            "times_ours_binary": round(
-                statistics.median(found) / statistics.median(seconds["ours, binary"]), 1
-            ),
+            **{
+                f"times_{ours_too}": ratio(found, seconds[ours_too])
+                for ours_too in seconds
+                if ours_too.startswith("ours") and not name.startswith("ours")
+            },
         }
         for name, found in seconds.items()
     }
@@ -233,7 +280,12 @@ def main() -> None:
             "scipy": scipy.__version__,
             "arch": arch.__version__,
         },
+        "blas": [
+            f"{one['internal_api']} {one['version']} {one.get('architecture', '')}".strip()
+            for one in threadpool_info()
+        ],
         "methods": table,
+        "bounds_cpu_s": {name: round(statistics.median(found), 4) for name, found in least.items()},
         "largest_gap_of_limits_in_widths": gaps,
     }
     sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -352,7 +352,9 @@ def _figures(gate: Mapping[str, Any]) -> str:
     if gate["p_value"] is not None:
         parts.append(f"p = {gate['p_value']:.3g} (one-sided)")
     if gate["mde"] is not None:
-        parts.append(f"detectable {gate['mde']:.3g} at 80 % power")
+        fraction = gate["scale"] == "fraction"
+        mde = f"{100 * gate['mde']:.3g} pp" if fraction else f"{gate['mde']:.3g}"
+        parts.append(f"detectable {mde} at 80 % power")
     if gate["num_units"]:
         units = f"{gate['num_examples']:,} items"
         if gate["num_units"] != gate["num_examples"]:

@@ -121,12 +121,27 @@ def _refuse_what_is_no_number(frame: pd.DataFrame) -> None:
         if pd.api.types.is_complex_dtype(kind):
             raise ScoreError(f"value: expected real numbers, got a column of type {kind}.")
         return
-    for at, value in enumerate(column):
-        if not (isinstance(value, Real | np.bool_) or value is None or value is pd.NA):
-            raise ScoreError(
-                f"value: expected numbers, got {value!r} of type {type(value).__name__} at "
-                f"{_cell(frame, at)}. Convert the column before it becomes a score."
-            )
+    odd = [
+        at
+        for at, value in enumerate(column)
+        if not (isinstance(value, Real | np.bool_) or value is None or value is pd.NA)
+    ]
+    if odd:
+        # In a file one word makes text of all figures: it is the word that must be found.
+        at = next((at for at in odd if not _reads_as_number(column.iloc[at])), odd[0])
+        value = column.iloc[at]
+        raise ScoreError(
+            f"value: expected numbers, got {value!r} of type {type(value).__name__} at "
+            f"{_cell(frame, at)}. Convert the column before it becomes a score."
+        )
+
+
+def _reads_as_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _cell(frame: pd.DataFrame, at: int) -> str:

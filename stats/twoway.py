@@ -165,12 +165,18 @@ def two_way(
         num_seeds=num_seeds,
         num_units=num_units,
         components=VarianceComponents(
-            seed=max(ms_seed - ms_residual, 0.0) / num_units,
-            example=max(ms_unit - ms_residual, 0.0) / num_seeds,
+            seed=_excess(ms_seed, ms_residual) / num_units,
+            example=_excess(ms_unit, ms_residual) / num_seeds,
             residual=ms_residual,
         ),
         seed_means=tuple(float(mean_s) for mean_s in seed_S),
     )
+
+
+def _excess(square: float, residual: float) -> float:
+    """What a mean square has beyond the residual; a difference of roundings is none."""
+    excess = square - residual
+    return excess if excess > 1e-12 * residual else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from fleet.plan_stats import MissionStats
     from stats.planning.gates import GatePlan
 
+WIDE = 110
+"""Columns of a terminal from which standard deviations stand in the table, not below it."""
+
+DEVIATIONS = "SD seed / item / rest"
 STYLE = {"yes": "green", "no": "bold yellow", "unknown": "bright_black", "no test": "bright_black"}
 
 
@@ -28,8 +32,9 @@ def print_plans(plans: Sequence[MissionStats], *, profile: str, power: float) ->
             markup=False,
             highlight=False,
         )
-        console.print(_table(plan), markup=False)
-        for line in _lines(plan, power):
+        wide = console.width >= WIDE
+        console.print(_table(plan, wide), markup=False)
+        for line in [*([] if wide else _deviation_lines(plan)), *_lines(plan, power)]:
             console.print(line, markup=False, highlight=False)
         console.print()
 
@@ -54,8 +59,8 @@ def dry_run_line(plan: MissionStats) -> str | None:
     )
 
 
-def _table(plan: MissionStats) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+def _table(plan: MissionStats, wide: bool) -> Table:
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), header_style="bright_black")
     for column, justify in (
         ("gate", "left"),
         ("margin", "right"),
@@ -64,9 +69,14 @@ def _table(plan: MissionStats) -> Table:
         ("power", "right"),
         ("decides", "left"),
         ("cheapest", "right"),
-        ("SD seed / item / rest", "left"),
+        *([(DEVIATIONS, "left")] if wide else []),
     ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(
+            column,
+            justify=justify,  # type: ignore[arg-type]
+            overflow="fold",
+            max_width=10 if column == "power" and not wide else None,
+        )
     for gate in plan.gates:
         name = Text(gate.gate, style="bold" if gate.primary else "" if gate.required else "dim")
         table.add_row(
@@ -76,10 +86,8 @@ def _table(plan: MissionStats) -> Table:
             _show(gate, gate.alternative),
             _powers(gate),
             Text(gate.decides, style=STYLE[gate.decides]),
-            ""
-            if gate.cheapest_seeds is None
-            else f"{gate.cheapest_seeds} x {gate.cheapest_examples:,}",
-            _deviations(gate),
+            _cheapest(gate),
+            *([_deviations(gate)] if wide else []),
         )
     return table
 
@@ -123,8 +131,21 @@ def _show(gate: GatePlan, value: float | None, *, sign: bool = True) -> str:
     return f"{factor * value:{'+' if sign else ''}.3g}{unit}"
 
 
+def _deviation_lines(plan: MissionStats) -> list[str]:
+    known = [gate for gate in plan.gates if gate.components is not None]
+    return [f"  {DEVIATIONS}, {gate.gate}: {_deviations(gate)}" for gate in known]
+
+
+def _cheapest(gate: GatePlan) -> str:
+    if gate.cheapest_seeds is None:
+        # Searched for and not found is something else than not searched for.
+        return "none" if gate.decides == "no" else ""
+    return f"{gate.cheapest_seeds} x {gate.cheapest_examples:,}"
+
+
 def _deviations(gate: GatePlan) -> str:
     if gate.components is None:
         return ""
+    factor, unit = (100.0, " pp") if gate.scale == "fraction" else (1.0, "")
     parts = (gate.components.seed, gate.components.example, gate.components.residual)
-    return " / ".join(_show(gate, math.sqrt(part), sign=False) for part in parts)
+    return " / ".join(f"{factor * math.sqrt(part):.3g}" for part in parts) + unit

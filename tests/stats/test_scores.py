@@ -84,6 +84,16 @@ def test_bad_columns_are_named():
         ScoreTable.concat([])
 
 
+def test_one_word_among_figures_is_named():
+    """A word in a file makes text of the whole column; the figures before it are not at fault."""
+    frame = pd.DataFrame(
+        {"arm": "a", "seed": 0, "example_id": list("xyz"), "metric": "em",
+         "value": ["0", "1.5", "right"]}
+    )  # fmt: skip
+    with pytest.raises(ScoreError, match=r"got 'right' of type str at .* example 'z'"):
+        ScoreTable.from_columns(**{name: frame[name] for name in frame})
+
+
 def test_parquet_round_trip(tmp_path):
     table = grid_table()
     table.to_parquet(tmp_path / "scores.parquet")

@@ -43,6 +43,16 @@ def test_components_equal_the_loops():
     assert found.df == pytest.approx(df, rel=1e-10)
 
 
+def test_rounding_is_no_component():
+    """Errors that fall on cells one at a time: both mean squares are the residual's."""
+    values_SN = np.zeros((5, 40))
+    values_SN[np.arange(5), 7 * np.arange(5)] = 1 / 3
+    components = two_way(values_SN).components
+    assert components.example == 0.0
+    assert components.seed == 0.0
+    assert components.residual > 0
+
+
 def test_standard_error_equals_the_mixed_models():
     """statsmodels' REML fit with crossed random effects of seed and example."""
     mixed_lm = pytest.importorskip("statsmodels.regression.mixed_linear_model").MixedLM
