@@ -44,13 +44,12 @@ def test_components_equal_the_loops():
 
 
 def test_rounding_is_no_component():
-    """Errors that fall on cells one at a time: both mean squares are the residual's."""
-    values_SN = np.zeros((5, 40))
-    values_SN[np.arange(5), 7 * np.arange(5)] = 1 / 3
+    """One cell in a hundred: all three mean squares are equal on paper, and not in their bits."""
+    values_SN = np.zeros((5, 20))
+    values_SN[0, 15] = 0.02
     components = two_way(values_SN).components
-    assert components.example == 0.0
-    assert components.seed == 0.0
-    assert components.residual > 0
+    assert (components.seed, components.example) == (0.0, 0.0)
+    assert components.residual == pytest.approx(0.02**2 / 100)
 
 
 def test_standard_error_equals_the_mixed_models():
