@@ -26,6 +26,7 @@ from bem.forward.streams import advance_stream
 from bem.forward.wrapping import AdaptedLinear, set_module, token_mask
 from bem.groups import parameter_groups
 from bem.interfaces import Adapter, AdapterConfig, AdapterLayer
+from bem.kernels import require_triton
 from bem.mixed.forward import MixedForward
 from bem.mixed.rows import batch_of, own_rows, split_of
 from bem.mixed.stack import StackKeeper
@@ -58,6 +59,7 @@ class AdapterHost(nn.Module):
         self._stacks = StackKeeper()
         self._context: RoutingContext | None = None
         self._feature_hooks: dict[int, Any] = {}
+        self._fused = False
         self._start_hook = base.decoder.register_forward_pre_hook(self._start, with_kwargs=True)
 
     # --- which adapters there are -------------------------------------------------------------
@@ -80,6 +82,7 @@ class AdapterHost(nn.Module):
                 f"Taken: {', '.join(self.adapters) or 'none'}."
             )
         self.adapters[name] = adapter.to(self.base.device)
+        adapter.state.fused = self._fused
         for site in adapter.sites:
             if site.name not in self._wrapped:
                 self._wrapped[site.name] = self._wrap(site.name)
@@ -187,6 +190,18 @@ class AdapterHost(nn.Module):
             )
         h_BTD: Tensor = out.last_hidden_state
         return h_BTD
+
+    def fuse(self, on: bool = True) -> None:
+        """Whether adapters that have a Triton kernel use it (bem/kernels/README.md says which).
+
+        Raises:
+            InvalidInputError: there is no Triton, or no device that it runs on.
+        """
+        if on:
+            require_triton(self.base.device)
+        self._fused = on
+        for name in self.adapters:
+            self[name].state.fused = on
 
     # --- what is trained, what it costs ---------------------------------------------------------
 

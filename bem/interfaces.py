@@ -76,6 +76,7 @@ class AdapterState:
         "causal_codes",
         "code_map",
         "codes",
+        "fused",
         "recomputed",
         "signals",
         "site_codes",
@@ -103,8 +104,15 @@ class AdapterState:
         """Causal codes, one (B, T, R) tensor a site, of adapters that stream."""
         self.site_codes: dict[int, Tensor] | None = None
         """The code at each site, where the routing context asks for a record."""
+        self.fused = False
+        """Whether layers that have a kernel use it (`AdapterHost.fuse`)."""
         self.signals: dict[str, Tensor] | None = None
         """What else a record holds, by name and with gradient (a confidence, an unfaded code)."""
+
+    def may_fuse(self) -> bool:
+        """Whether this forward may run in kernels: they know one strength, and record nothing."""
+        recorded = self.trace is not None or self.site_codes is not None
+        return self.fused and not recorded and self.strength_rows is None and not self.code_map
 
     def snapshot(self) -> tuple[Any, ...]:
         """Everything, for `restore` when gradient checkpointing runs a layer again."""

@@ -43,10 +43,14 @@ class StandIn(nn.Linear):
 
     @property
     def weight(self) -> Any:  # type: ignore[override]
-        """The base's, (O, I), as a linear has it; before `read` zeros of no size in memory."""
+        """The base's, (O, I), as a linear has it; before `read` zeros of no size in memory.
+
+        Detached: a plain tensor, since PEFT asks for the module of a parameter's class, which
+        torch.compile cannot trace.
+        """
         if not self._linear:
             return torch.zeros(()).expand(self.out_features, self.in_features)
-        return dense_weight(self._linear[0])
+        return dense_weight(self._linear[0]).detach()
 
     @property
     def bias(self) -> Any:  # type: ignore[override]

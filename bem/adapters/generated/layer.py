@@ -26,6 +26,7 @@ from bem.interfaces import (
     Site,
     StackShape,
 )
+from bem.kernels import Delta, fused_delta
 from bem.layers.lowrank import add_up, down, uniform_down, zero_up
 from bem.mixed.products import RowProducts
 from bem.routing.chunks import ChunkController
@@ -57,8 +58,18 @@ class ContextCodeLayer(AdapterLayer):
         c_BXR = state.codes[self.index] if state.codes else state.causal_codes[self.index]
         if self.trust_radius is not None:
             c_BXR = held(c_BXR, self.down_RI, self.up_OR, self.trust_radius / self.scale)
+        scale = self.scale * state.strength
+        if state.may_fuse():
+            made = Delta(
+                y_BTO=y_BTO,
+                down_RI=self.down_RI,
+                up_OR=self.up_OR,
+                scale=scale,
+                code_BXR=c_BXR,
+            )
+            return fused_delta(x_BTI, made)
         z_BTR = down(x_BTI, self.down_RI) * c_BXR
-        return add_up(y_BTO, z_BTR, self.up_OR, self.scale * state.strength, state.strength_rows)
+        return add_up(y_BTO, z_BTR, self.up_OR, scale, state.strength_rows)
 
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")
@@ -91,6 +102,8 @@ class TokenCodeLayer(AdapterLayer):
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
+        if state.may_fuse() and self.trust_radius is None:
+            return fused_delta(x_BTI, self._fused(y_BTO))
         z_BTR = down(x_BTI, self.down_RI)
         c_BTR = torch.sigmoid(nn.functional.linear(z_BTR, self.gate_RR, self.gate_bias_R))
         if state.code_map is not None:
@@ -110,6 +123,21 @@ class TokenCodeLayer(AdapterLayer):
             self.up_OR,
             2 * self.scale * state.strength,
             state.strength_rows,
+        )
+
+    def _fused(self, y_BTO: Tensor) -> Delta:
+        state = self.state
+        coarse_BTR = None
+        if self.in_hierarchy:
+            coarse_BTR = state.codes[self.index] * state.causal_codes[self.index]
+        return Delta(
+            y_BTO=y_BTO,
+            down_RI=self.down_RI,
+            up_OR=self.up_OR,
+            scale=2 * self.scale * state.strength,
+            code_BXR=coarse_BTR,
+            gate_RR=self.gate_RR,
+            gate_bias_R=self.gate_bias_R,
         )
 
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from bem.interfaces import (
     Site,
     StackShape,
 )
+from bem.kernels import Delta, fused_delta
 from bem.layers.lowrank import add_up, down, uniform_down, zero_up
 from bem.mixed.products import RowProducts
 
@@ -39,13 +40,11 @@ class LoraLayer(AdapterLayer):
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
-        return add_up(
-            y_BTO,
-            down(x_BTI, self.down_RI),
-            self.up_OR,
-            self.scale * state.strength,
-            state.strength_rows,
-        )
+        scale = self.scale * state.strength
+        if state.may_fuse():
+            made = Delta(y_BTO=y_BTO, down_RI=self.down_RI, up_OR=self.up_OR, scale=scale)
+            return fused_delta(x_BTI, made)
+        return add_up(y_BTO, down(x_BTI, self.down_RI), self.up_OR, scale, state.strength_rows)
 
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")

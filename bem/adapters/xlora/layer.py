@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,6 +16,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft import XLoraConfig as PeftConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from bem.adapters.xlora.config import XLoraConfig
 from bem.interfaces import Adapter, AdapterConfig, AdapterState, Site
@@ -102,7 +102,7 @@ class XLoraAdapter(PeftAdapter):
         classifier = self.tuner.base_model.internal_xlora_classifier
         with torch.autocast(h_BTD.device.type, enabled=False):
             scalings_BTSK: Tensor = classifier(
-                SimpleNamespace(hidden_states=(h_BTD.float(),)), inputs_embeds=h_BTD
+                BaseModelOutput(hidden_states=(h_BTD.float(),)), inputs_embeds=h_BTD
             )
         return scalings_BTSK.unbind(2)
 
