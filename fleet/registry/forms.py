@@ -87,3 +87,4 @@ def _write_one(
         model.save_pretrained(folder)
     finally:
         model.base_model.unload()
+        del module.peft_config  # PEFT leaves it behind; the next adapter would be told of two

@@ -47,8 +47,9 @@ def print_listing(document: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black", show_edge=False)
-    for name in ("model", "alias", "kind", "verdict", "run", "size", "since"):
-        table.add_column(name, overflow="fold" if name == "model" else "ellipsis")
+    table.add_column("model", no_wrap=True)
+    for name in ("alias", "kind", "verdict", "since", "run"):
+        table.add_column(name, no_wrap=name == "run")
     for model in document["models"]:
         forced = " (forced)" if model["forced"] else ""
         table.add_row(
@@ -56,9 +57,8 @@ def print_listing(document: Mapping[str, Any]) -> None:
             Text(", ".join(model["aliases"]), style="green"),
             model["kind"],
             Text(f"{model['verdict']}{forced}"),
+            when(model["created_at"])[:10],
             Text(model["run_id"]),
-            f"{model['size_bytes'] / 1024:,.0f} KiB",
-            when(model["created_at"]),
         )
     Console().print(table if document["models"] else "nothing is registered")
 

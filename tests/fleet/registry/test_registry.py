@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry_fakes import put
 
 from fleet.errors import LedgerError, NotFoundError, StorageError, UsageError
 from fleet.registry.checking import check
@@ -21,71 +22,12 @@ from fleet.registry.folders import measure, read_manifest, staged
 from fleet.registry.reader import RegistryReader
 from fleet.registry.records import (
     MODEL,
-    BaseReference,
-    Lineage,
-    Manifest,
-    SeedChoice,
-    line_of,
-    model_digest,
-    model_id,
 )
 from fleet.registry.transfer import export_model, import_model
-from fleet.registry.writer import Registry, Target
+from fleet.registry.writer import Registry
 
 ROOT = Path(__file__).resolve().parents[3]
 LINE = "bundled:A"
-
-
-def put(
-    registry: Registry,
-    content: str,
-    *,
-    target: Target = "auto",
-    forced: str | None = None,
-    ref: str = "bundled",
-) -> tuple[str, str | None]:
-    """Registers a model whose one file holds `content`."""
-    with staged(registry.paths) as folder:
-        (folder / MODEL / "part").mkdir()
-        (folder / MODEL / "part" / "weights.safetensors").write_text(content)
-        files = measure(folder)
-        base = BaseReference(ref=ref, digest="b" * 64)
-        manifest = Manifest(
-            id=model_id(
-                base,
-                "A",
-                "planner",
-                model_digest(line_of(base, "A"), "planner", "adapter", base, {}, files),
-            ),
-            kind="adapter",
-            mission="A",
-            arm="planner",
-            base_model=base,
-            serving={},
-            files=files,
-            lineage=Lineage(
-                run_id="run",
-                profile="laptop",
-                mission_hash="m",
-                arm_hash="a",
-                code_version="c",
-                commit="0" * 40,
-                dirty=False,
-                data_digest="d",
-                scores_digest="s",
-                seeds=(0, 1, 2),
-                choice=SeedChoice(rule="r", figure="f", values={"0": 1.0}, seed=0),
-                verdict="INCONCLUSIVE" if forced else "PROMOTE",
-                reasons=(),
-                verdict_link="v",
-                figures=(),
-                parents=(),
-                forced=forced,
-            ),
-            versions={},
-            created="2026-01-02T03:04:05+00:00",
-        )
-        return registry.register(folder, manifest, target=target, actor="test")
 
 
 @pytest.fixture
@@ -226,9 +168,9 @@ def test_a_crash_before_the_transaction_leaves_nothing_visible(tmp_path: Path) -
     """Killed for real between the folder's rename and the row: no row, no alias, a note."""
     code = f"""
     import os, signal, sys
-    sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
+    sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parents[1])!r}]
     import fleet.registry.writer as writer
-    from test_registry import put
+    from registry_fakes import put
     from pathlib import Path
     registry = writer.Registry(Path({str(tmp_path)!r}))
     put(registry, "one")
