@@ -1,6 +1,7 @@
 """Every mission says how its arms are served: what is written loads again and acts as trained.
 
-Runs over the registry of missions, on a tiny base where that does, with the smoke profile and one seed; nothing is scored.
+Runs over the registry of missions, with the smoke profile and one seed, on a tiny base where that
+does; nothing is scored.
 """
 
 from __future__ import annotations
