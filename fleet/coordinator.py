@@ -170,7 +170,7 @@ def _loop(campaign: Campaign, reader: LedgerReader, on_tick: OnTick) -> None:
         driver_requests.take(campaign, reader)
         collect(campaign, reader)
         _admit(campaign, reader)
-        if time.monotonic() - swept >= SWEEP_S:
+        if time.monotonic() - swept >= min(SWEEP_S, campaign.settings.stale_after_s / 4):
             swept = time.monotonic()
             _sweep(campaign)
             _check_waits(campaign, reader)

@@ -66,7 +66,7 @@ def read_order(paths: RunPaths) -> OrderFile:
         raise NotFoundError(
             f"{paths.order} is missing: the run was launched by an older version, or ended before "
             "it had begun, and cannot be resumed.",
-            go_on=f"python fleet.py status {paths.run_id}",
+            go_on="python fleet.py launch with another --run-id",
         ) from None
     except (ValidationError, OSError) as error:
         text = " ".join(str(error).split())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet.errors import LedgerError
+from fleet.errors import LedgerError, StorageError
 from fleet.ledger import chain, planning, reopening, results, split_lock, sweeps
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.records import Lease, LostAttempt, Point, RunResult, SplitTicket
@@ -447,4 +448,7 @@ class Ledger:
 
     def checkpoint(self) -> None:
         """Folds the write-ahead log into the database file."""
-        self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self._path}: cannot be checkpointed: {error}") from None

@@ -6,7 +6,9 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import fleet.coordinator
 import fleet.launch
 import fleet.resume
 from fleet import cli
@@ -14,6 +16,7 @@ from fleet import cli
 HERE = Path(__file__).resolve().parent
 _carry_out = fleet.launch.carry_out
 _resume = fleet.resume.carry_out
+_run = fleet.coordinator.run_campaign
 
 
 def with_fakes(order: fleet.launch.Order) -> int:
@@ -29,7 +32,14 @@ def resume_with_fakes(order: fleet.resume.ResumeOrder) -> int:
     return _resume(dataclasses.replace(order, worker_env={"PYTHONPATH": path}))
 
 
+def run_impatiently(plan: Any, settings: Any, **named: Any) -> Any:
+    """`run_campaign` with the limits that a test sets in the environment."""
+    stale_s = float(os.environ.get("FAKE_STALE_S", settings.stale_after_s))
+    return _run(plan, dataclasses.replace(settings, stale_after_s=stale_s), **named)
+
+
 if __name__ == "__main__":
+    fleet.coordinator.run_campaign = run_impatiently
     fleet.resume.carry_out = resume_with_fakes
     fleet.launch.carry_out = with_fakes
     sys.exit(cli.run(sys.argv[1:]))
