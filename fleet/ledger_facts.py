@@ -14,6 +14,7 @@ from fleet.ledger.records import Decision
 from fleet.noise_floor import NoiseFloor, noise_floor
 from fleet.settings import RunPaths
 from fleet.states import RunState
+from fleet.verdicts import newest_verdicts
 from stats.report import Fact
 
 LEDGER = "ledger.sqlite"
@@ -53,7 +54,17 @@ def _fixed(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
         text += (
             f"; the family is the {len(freezes)} missions frozen, none was added after a verdict"
         )
-    return Fact(answer=text, where=_where(freezes.values()), status="no" if late else "yes")
+    changed = [link for link in links if link.kind == "change" and link.body["mission"]]
+    if changed:
+        said = "; ".join(
+            f"{link.body['mission']} ({', '.join(link.body['differences'])})" for link in changed
+        )
+        text += f"; changed while the run existed, by --allow-changes: {said}"
+    return Fact(
+        answer=text,
+        where=_where([*freezes.values(), *changed]),
+        status="no" if late or changed else "yes",
+    )
 
 
 def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
@@ -105,12 +116,9 @@ def _runs(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
 
 
 def _peeking(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
-    counts: dict[str, int] = {}
-    for link in links:
-        if link.kind == "verdict":
-            name = str(link.body["mission"])
-            counts[name] = counts.get(name, 0) + 1
-    often = {name: count for name, count in counts.items() if count > 1}
+    standing = {str(link.body["mission"]): link for link in newest_verdicts(links)}
+    again = _judged_again(links, standing)
+    often = {name: count for name, (count, other) in again.items() if other}
     early = {str(link.body["mission"]): link for link in links if link.kind == "early_stop"}
     withheld = [
         str(link.body["mission"])
@@ -119,9 +127,14 @@ def _peeking(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
     ]
     if often:
         said = ", ".join(f"{name} {count}" for name, count in sorted(often.items()))
-        text = f"verdicts were recorded more than once: {said}"
+        text = f"verdicts on other scores were recorded before: {said}"
     else:
-        text = f"one verdict a mission ({', '.join(sorted(counts))})"
+        text = f"one verdict a mission ({', '.join(sorted(standing))})"
+        if again:
+            text += (
+                f"; recorded again after failed runs were tried again, on the same scores or in "
+                f"place of INVALID: {', '.join(sorted(again))}"
+            )
         if hasty := _before_the_last_run(reader, links):
             text += f", that of {', '.join(hasty)} before its last run ended"
         else:
@@ -135,9 +148,25 @@ def _peeking(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
     return Fact(answer=text, where=_where(verdicts), status="no" if bad else "yes")
 
 
+def _judged_again(
+    links: Sequence[Decision], standing: Mapping[str, Decision]
+) -> dict[str, tuple[int, int]]:
+    """Mission -> (verdicts before the one that stands, those of them on other scores)."""
+    found: dict[str, tuple[int, int]] = {}
+    for link in links:
+        name = str(link.body["mission"]) if link.kind == "verdict" else ""
+        if not name or link is standing[name]:
+            continue
+        same = link.body["scores_digest"] == standing[name].body["scores_digest"]
+        other = link.body["verdict"] != "INVALID" and not same
+        count, others = found.get(name, (0, 0))
+        found[name] = (count + 1, others + other)
+    return found
+
+
 def _before_the_last_run(reader: LedgerReader, links: Sequence[Decision]) -> list[str]:
     """Missions whose verdict stands in the chain before the end of one of their runs."""
-    decided = _of_kind(links, "verdict")
+    decided = {str(link.body["mission"]): link for link in newest_verdicts(links)}
     ends: dict[str, float] = {}
     for run in reader.runs():
         ends[run.mission] = max(ends.get(run.mission, 0.0), run.ended_at or 0.0)

@@ -197,9 +197,14 @@ class Worker:
             if not self._stop.is_set():
                 self._record_mission_failure("prepare", error)
             return None
-        self._ledger.record_data(
-            self._job.mission, prepared.data_digest, prepared.leak_report, prepared.summary
-        )
+        try:
+            self._ledger.record_data(
+                self._job.mission, prepared.data_digest, prepared.leak_report, prepared.summary
+            )
+        except KeyConflictError as error:  # a resume with other code, most likely
+            self._ledger.event("alarm", self._job.mission, str(error))
+            self._record_mission_failure("prepare", error)
+            return None
         self._ledger.set_phase(self._job.mission, "running")
         return mission
 
