@@ -204,6 +204,26 @@ def test_an_unknown_command_names_the_next_step(capsys: pytest.CaptureFixture[st
     assert "next: python fleet.py --help" in told
 
 
+def test_a_simulation_that_is_known_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--real` after `calibrate` adds the real campaign; another seed simulates anew."""
+    names = ("run_id", "verdict", "estimate", "interval", "p_value")
+    real = dict.fromkeys(names, "of a test")
+    monkeypatch.setattr("fleet.calibrate._real_campaign", lambda order: real)
+    small = ["calibrate", "--campaigns", "20", "--out", str(tmp_path)]
+    assert run(small) == 0
+    first = json.loads((tmp_path / "badge.json").read_text())
+    capsys.readouterr()
+    assert run([*small, "--real"]) == 0
+    assert "only the real one runs" in capsys.readouterr().err
+    again = json.loads((tmp_path / "badge.json").read_text())
+    assert (again["figures"], again["cpu_s"]) == (first["figures"], first["cpu_s"])
+    assert again["real"] == real
+    assert run([*small, "--real", "--rng-seed", "1"]) == 0
+    assert "only the real one runs" not in capsys.readouterr().err
+
+
 def test_a_badge_takes_enough_campaigns(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["calibrate", "--campaigns", "20"]) == 2
     assert "the badge that reports carry takes at least 2,000" in capsys.readouterr().err
