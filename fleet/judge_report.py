@@ -9,6 +9,7 @@ from pathlib import Path
 from fleet import provenance
 from fleet.errors import StorageError
 from fleet.judge_files import Judged
+from fleet.report_facts import calibration_fact
 from stats.report import MissionInfo, ReportContext, write_report
 
 
@@ -33,6 +34,7 @@ def write_page(judged: Judged, folder: Path, *, wall_time_s: float) -> Path:
         versions=provenance.versions(),
         missions={name: MissionInfo(title=f"Scores from elsewhere: {files}")},
         notes=judged.notes,
+        calibration=calibration_fact(),
     )
     try:
         return write_report(folder, [judged.verdict], {name: judged.scores}, context)
