@@ -146,6 +146,19 @@ def encode_chains(items: Sequence[Item], tokenizer: Any, marks: Marks) -> list[C
     return chains
 
 
+def encode_parts(prompt: str, retrieved: Sequence[str], tokenizer: Any) -> Parts:
+    """The parts of one query as `encode_chains` makes them, where no gold chain is known."""
+    question, _, facts = prompt.partition(": ")
+    texts = [
+        CANONICAL.prompt("copy", "; ".join(retrieved)),
+        f"{question}: ",
+        facts.rstrip("\n"),
+        "\n",
+    ]
+    ids = [tuple(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    return Parts(records=ids[0], question=ids[1], facts=ids[2], newline=ids[3])
+
+
 def budgets(chains: Sequence[Chain]) -> dict[str, int]:
     """Most tokens that each skill may write, its separator apart: the longest gold text."""
     longest = dict.fromkeys(SKILLS, 1)

@@ -1,0 +1,267 @@
+"""The routes: OpenAI's three, health, metrics, and the admin's look inside. FastAPI.
+
+`build_app` is all that a process needs over its `Server`; whoever runs it decides how (uvicorn,
+Ray Serve). No route takes a path, and none loads anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Body as JsonBody
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import StringConstraints
+from starlette.exceptions import HTTPException
+
+from fleet.serving.answers import Answerer, Answering, Body
+from fleet.serving.documents import describe, responses
+from fleet.serving.errors import ApiError, BadRequestError, UnreadyError, error_body
+from fleet.serving.guard import App, Guard
+from fleet.serving.render import DONE, Choice, Form, sse
+from fleet.serving.schemas import ChatBody, CompletionBody
+from fleet.serving.server import Server
+from fleet.serving.tokens import Secrets
+from fleet.serving.traffic import BASE
+
+Key = Annotated[
+    Annotated[str, StringConstraints(min_length=1, max_length=256)] | None,
+    Header(alias="x-request-key", description="Decides, before `user`, who meets a canary."),
+]
+
+
+def build_app(server: Server, secrets: Secrets) -> App:
+    """The guarded app over a started server."""
+    api = build_api(server, secrets)
+    return Guard(api, secrets=secrets, limits=server.settings.limits, metrics=server.metrics)
+
+
+def build_api(server: Server, secrets: Secrets) -> FastAPI:
+    """The routes without their guard."""
+    answerer = Answerer(server)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        server.outbox.bind(asyncio.get_running_loop())
+        yield
+
+    api = FastAPI(
+        title="BEM Fleet serving",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        redirect_slashes=False,
+    )
+    describe(api, auth=secrets.required)
+
+    @api.exception_handler(ApiError)
+    async def _api(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    @api.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(_first_wrong(error).body(), 400)
+
+    @api.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+        return JSONResponse(
+            error_body(str(error.detail), kind), error.status_code, headers=error.headers
+        )
+
+    @api.post("/v1/completions", responses=responses("completion"))
+    async def completions(
+        request: Request, body: Annotated[CompletionBody, JsonBody()], key: Key = None
+    ) -> Response:
+        """Continue a prompt."""
+        return await _answer(request, body, key, chat=False)
+
+    @api.post("/v1/chat/completions", responses=responses("chat"))
+    async def chat_completions(
+        request: Request, body: Annotated[ChatBody, JsonBody()], key: Key = None
+    ) -> Response:
+        """Answer a chat."""
+        return await _answer(request, body, key, chat=True)
+
+    @api.get("/v1/models", responses=responses("models"))
+    async def models() -> Response:
+        """Every name that may stand as `model`."""
+        return JSONResponse({"object": "list", "data": list_models(server)})
+
+    @api.get("/healthz", responses=responses("health"))
+    async def healthz() -> Response:
+        """200 while the engine works."""
+        problem = server.problem()
+        return JSONResponse({"ok": not problem, "problem": problem}, 503 if problem else 200)
+
+    @api.get("/readyz", responses=responses("health"))
+    async def readyz() -> Response:
+        """200 once what the registry names is loaded."""
+        problem = server.problem()
+        if server.shelf.view.version < 0:
+            problem = problem or "the registry has not been read yet"
+        return JSONResponse({"ok": not problem, "problem": problem}, 503 if problem else 200)
+
+    @api.get("/metrics", responses=responses("metrics"))
+    async def metrics() -> Response:
+        """For Prometheus."""
+        page = server.metrics.page(
+            server.engine.load, len(server.sessions), server.sessions.num_bytes
+        )
+        return Response(page, media_type="text/plain; version=0.0.4")
+
+    @api.get("/admin/state", responses=responses("admin"))
+    async def state() -> Response:
+        """What is served, what is not and why, how busy the engine is."""
+        return JSONResponse(describe_state(server))
+
+    @api.post("/admin/refresh", responses=responses("admin"))
+    async def refresh() -> Response:
+        """Look at the registry now instead of at the next poll."""
+        await asyncio.to_thread(server.refresh)
+        return JSONResponse(describe_state(server))
+
+    async def _answer(request: Request, body: Body, key: str | None, *, chat: bool) -> Response:
+        if server.shelf.view.version < 0 or server.problem():
+            raise UnreadyError("The server is not ready.", retry_after_s=2.0)
+        state = request.scope["state"]
+        leaving = asyncio.ensure_future(_left(request))
+        begin = asyncio.ensure_future(answerer.begin(body, client=state["client"], key=key))
+        try:
+            await asyncio.wait({begin, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not begin.done():
+                begin.cancel()
+                return Response(status_code=499)
+            answering = begin.result()
+        except BaseException:
+            leaving.cancel()
+            raise
+        form = Form(
+            answering,
+            server.base.tokenizer,
+            chat=chat,
+            id=state["request_id"],
+            created_s=int(time.time()),
+        )
+        logprobs = body.logprobs is not None and body.logprobs is not False
+        if body.stream:
+            leaving.cancel()
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            return StreamingResponse(
+                _stream(answering, form, logprobs=logprobs, usage=usage),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+        gathering = asyncio.ensure_future(_gather(answering))
+        try:
+            await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not gathering.done():
+                gathering.cancel()
+                return Response(status_code=499)
+            return JSONResponse(form.whole(gathering.result(), logprobs=logprobs))
+        finally:
+            leaving.cancel()
+            answering.close()
+
+    return api
+
+
+async def _gather(answering: Answering) -> list[Choice]:
+    choices = [Choice() for _ in range(answering.num_choices)]
+    async for told in answering.events():
+        choices[told.index].add(told.event)
+    return choices
+
+
+async def _stream(
+    answering: Answering, form: Form, *, logprobs: bool, usage: bool
+) -> AsyncIterator[bytes]:
+    """Server-sent events; a fault after the first one is an event too, and no [DONE] follows."""
+    choices = [Choice() for _ in range(answering.num_choices)]
+    try:
+        async for told in answering.events():
+            yield form.chunk(told.index, choices[told.index], told.event, logprobs=logprobs)
+        if usage:
+            yield form.usage_chunk()
+        yield DONE
+    except ApiError as error:
+        yield sse(error.body())
+    finally:
+        answering.close()
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone."""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+def _first_wrong(error: RequestValidationError) -> BadRequestError:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "header")]
+    kind = str(first["type"])
+    if kind == "json_invalid":
+        return BadRequestError("The body is not JSON.", code="invalid_json")
+    if kind == "extra_forbidden":
+        return BadRequestError(
+            f"Unknown field '{'.'.join(where)}'.", param=".".join(where), code="unknown_parameter"
+        )
+    param = ".".join(where) or None
+    return BadRequestError(f"{param or 'body'}: {first['msg']}.", param=param, code=kind)
+
+
+def list_models(server: Server) -> list[dict[str, Any]]:
+    """OpenAI's list: the base, every alias and line, every id."""
+    view = server.shelf.view
+    found = [_model(BASE, server.started_s, {"role": "base"})]
+    for name in view.table.names():
+        resolved = view.table.resolve(name, "")
+        assert resolved is not None
+        loaded = view.models[resolved.model]
+        more: dict[str, Any] = {
+            "id": resolved.model,
+            "line": resolved.line,
+            "kind": loaded.manifest.kind,
+            "verdict": loaded.manifest.lineage.verdict,
+        }
+        aliases = view.table.lines.get(resolved.line, {})
+        if name == resolved.line and "canary" in aliases:
+            more |= {"canary": aliases["canary"], "canary_share": view.table.canary_share}
+        hints = [h for table in loaded.tables.values() for h in table.hints]
+        modes = [m for table in loaded.tables.values() for m in table.modes]
+        more |= {"context_hints": hints, "behavioral_modes": modes}
+        found.append(_model(name, loaded.created_s, more))
+    return found
+
+
+def _model(name: str, created_s: float, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(created_s),
+        "owned_by": "bem-fleet",
+        "bem": more,
+    }
+
+
+def describe_state(server: Server) -> dict[str, Any]:
+    """For whoever runs the server."""
+    view, load = server.shelf.view, server.engine.load
+    return {
+        "registry_version": view.version,
+        "watch_error": server.watch_error,
+        "models": sorted(view.models),
+        "lines": {line: dict(aliases) for line, aliases in view.table.lines.items()},
+        "skipped": dict(view.skipped),
+        "swaps": server.shelf.swaps,
+        "engine": {name: getattr(load, name) for name in load.__slots__},
+        "sessions": {"count": len(server.sessions), "bytes": server.sessions.num_bytes},
+    }

@@ -1,0 +1,158 @@
+"""The models that a server holds, and what each name means; swapped whole, while answers go on.
+
+A model is loaded aside, put on the host between two steps, and only then named in a new view. A
+request pins the id that it was given until its answer ends, so a model that no view names any more
+leaves the host only when its last answer has. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from bem.base import BaseModel as FrozenBase
+from bem.engine import EngineLoop
+from fleet.serving.catalog import Catalog, Entry, Listing
+from fleet.serving.loading import Loaded, load_entry
+from fleet.serving.traffic import Resolved, Table
+
+ATTACH_S = 60.0
+"""How long putting adapters on or off between two steps may take."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """What is served at one moment."""
+
+    version: int = -1
+    table: Table = field(default_factory=Table)
+    models: Mapping[str, Loaded] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Models that should be served and are not, with the reason."""
+
+
+class Shelf:
+    """Follows a catalog. `refresh` comes from one thread, `pin` and `release` from any."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        base: FrozenBase,
+        loop: EngineLoop,
+        *,
+        canary_share: float,
+        load: Callable[[Entry, FrozenBase], Loaded] = load_entry,
+    ) -> None:
+        self._catalog = catalog
+        self._base = base
+        self._loop = loop
+        self._load = load
+        self._share = canary_share
+        self._lock = threading.Lock()
+        self._view = View()
+        self._pins: Counter[str] = Counter()
+        self._retiring: dict[str, Loaded] = {}
+        self.swaps = 0
+        """Views that came after the first."""
+
+    @property
+    def view(self) -> View:
+        """What is served now."""
+        return self._view
+
+    def pin(self, name: str, key: str) -> tuple[Resolved, Loaded] | None:
+        """The model that a name means for this key, held until `release`; None: there is none."""
+        with self._lock:
+            resolved = self._view.table.resolve(name, key)
+            if resolved is None:
+                return None
+            self._pins[resolved.model] += 1
+            return resolved, self._view.models[resolved.model]
+
+    def pin_overlay(self) -> Loaded | None:
+        """The champion among the safety overlays, held until `release`; None: there is none."""
+        with self._lock:
+            for aliases in self._view.table.lines.values():
+                loaded = self._view.models.get(aliases.get("champion", ""))
+                if loaded is not None and loaded.overlay is not None:
+                    self._pins[loaded.id] += 1
+                    return loaded
+        return None
+
+    def release(self, model: str) -> None:
+        """An answer of this model has ended."""
+        with self._lock:
+            self._pins[model] -= 1
+            if self._pins[model] <= 0:
+                del self._pins[model]
+
+    def refresh(self, *, force: bool = False) -> bool:
+        """Take over what changed in the catalog; True where something did."""
+        self._sweep()
+        if not force and self._catalog.version() == self._view.version:
+            return False
+        listing = self._catalog.listing()
+        first = self._view.version < 0
+        models, skipped = self._models(listing)
+        table = Table(
+            lines=listing.lines,
+            ids={entry.id: entry.line for entry in listing.entries if entry.id in models},
+            canary_share=self._share,
+        )
+        with self._lock:
+            gone = {k: v for k, v in self._view.models.items() if k not in models}
+            self._view = View(version=listing.version, table=table, models=models, skipped=skipped)
+            self._retiring |= gone
+        if not first:
+            self.swaps += 1
+        self._sweep()
+        return True
+
+    def _models(self, listing: Listing) -> tuple[dict[str, Loaded], dict[str, str]]:
+        """Those of the listing, new ones loaded and put on the host."""
+        models: dict[str, Loaded] = {}
+        skipped: dict[str, str] = {}
+        for entry in listing.entries:
+            known = self._view.models.get(entry.id) or self._retiring.pop(entry.id, None)
+            if known is not None:
+                models[entry.id] = known
+                continue
+            try:
+                loaded = self._load(entry, self._base)
+                self._wait(self._loop.call(lambda made=loaded: self._attach(made)))  # type: ignore[misc]
+            except (ValueError, OSError, KeyError) as error:
+                skipped[entry.id] = " ".join(str(error).split())
+                continue
+            models[entry.id] = loaded
+        return models, skipped
+
+    def _sweep(self) -> None:
+        """Models that nobody names and no answer holds leave the host."""
+        with self._lock:
+            free = [model for model in self._retiring if not self._pins[model]]
+            loaded = [self._retiring.pop(model) for model in free]
+        for one in loaded:
+            self._wait(self._loop.call(lambda gone=one: self._detach(gone)))  # type: ignore[misc]
+
+    def _attach(self, loaded: Loaded) -> None:
+        host = self._loop.engine.host
+        put = []
+        try:
+            for name, adapter in loaded.adapters.items():
+                host.attach(name, adapter)
+                put.append(name)
+        except Exception:
+            for name in put:
+                host.remove(name)
+            raise
+
+    def _detach(self, loaded: Loaded) -> None:
+        for name in loaded.adapters:
+            self._loop.engine.host.remove(name)
+
+    @staticmethod
+    def _wait(future: Future[None]) -> None:
+        future.result(ATTACH_S)
