@@ -58,7 +58,9 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         lifespan=life,
         redirect_slashes=False,
     )
-    describe(api, auth=secrets.required)
+    describe(api, auth=secrets.required, max_tokens=server.settings.limits.max_tokens)
+    if secrets.admin is not None:
+        _add_admin(api, server)
 
     @api.exception_handler(ApiError)
     async def _api(request: Request, error: ApiError) -> Response:
@@ -116,17 +118,6 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         )
         return Response(page, media_type="text/plain; version=0.0.4")
 
-    @api.get("/admin/state", responses=responses("admin"))
-    async def state() -> Response:
-        """What is served, what is not and why, how busy the engine is."""
-        return JSONResponse(describe_state(server))
-
-    @api.post("/admin/refresh", responses=responses("admin"))
-    async def refresh() -> Response:
-        """Look at the registry now instead of at the next poll."""
-        await asyncio.to_thread(server.refresh)
-        return JSONResponse(describe_state(server))
-
     async def _answer(request: Request, body: Body, key: str | None, *, chat: bool) -> Response:
         if server.shelf.view.version < 0 or server.problem():
             raise UnreadyError("The server is not ready.", retry_after_s=2.0)
@@ -170,6 +161,21 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
             answering.close()
 
     return api
+
+
+def _add_admin(api: FastAPI, server: Server) -> None:
+    """Routes for whoever runs the server."""
+
+    @api.get("/admin/state", responses=responses("admin"))
+    async def state() -> Response:
+        """What is served, what is not and why, how busy the engine is."""
+        return JSONResponse(describe_state(server))
+
+    @api.post("/admin/refresh", responses=responses("admin"))
+    async def refresh() -> Response:
+        """Look at the registry now instead of at the next poll."""
+        await asyncio.to_thread(server.refresh)
+        return JSONResponse(describe_state(server))
 
 
 async def _gather(answering: Answering) -> list[Choice]:

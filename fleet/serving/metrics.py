@@ -29,6 +29,8 @@ class Metrics:
             "bem_serving_request_seconds", "From the first byte of a request to the last of its "
             "answer.", ("endpoint",), buckets=_LATENCY_S, registry=self._registry,
         )  # fmt: skip
+        for endpoint in ENDPOINTS:
+            self._latency.labels(endpoint)
         self._first = Histogram(
             "bem_serving_first_token_seconds", "From admission to the first token.",
             buckets=_LATENCY_S, registry=self._registry,

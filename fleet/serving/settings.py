@@ -49,7 +49,7 @@ class LimitSettings(_Strict):
     messages: int = Field(default=128, ge=1)
     max_tokens: int = Field(default=1024, ge=1)
     default_max_tokens: int = Field(default=64, ge=1)
-    choices: int = Field(default=8, ge=1)
+    choices: int = Field(default=64, ge=1, le=64)
     """Answers of one request: prompts times `n`."""
     requests_per_minute: float = Field(default=6000.0, gt=0)
     """Of one token, and of all requests without one; a bucket in each replica."""
