@@ -25,7 +25,7 @@ from fleet.errors import InterruptedBySignalError, UnfitEnvironmentError
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_end import collect, needs_no_worker
 from fleet.plan import CampaignPlan
-from fleet.policies import admit, explain_wait, overdue, preflight
+from fleet.policies import Cause, admit, explain_wait, overdue, preflight
 from fleet.ray_session import RaySession, ray_session
 from fleet.settings import LaunchSettings
 from fleet.signals import Stopper
@@ -33,6 +33,7 @@ from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
 from fleet.workforce import (
     CampaignMission,
     choose_helped,
+    groups_of,
     note_waits,
     one_worker,
     our_holders,
@@ -172,7 +173,7 @@ def _loop(campaign: Campaign, reader: LedgerReader, on_tick: OnTick) -> None:
         _admit(campaign, reader)
         if time.monotonic() - swept >= min(SWEEP_S, campaign.settings.stale_after_s / 4):
             swept = time.monotonic()
-            _sweep(campaign)
+            _sweep(campaign, reader)
             _check_waits(campaign, reader)
         over = all(mission.over for mission in campaign.missions.values())
         on_tick(reader, over)
@@ -191,7 +192,8 @@ def _admit(campaign: Campaign, reader: LedgerReader) -> None:
     chosen = admit(waiting, running, nodes, finished=finished, on_deck=ON_DECK)
     for name in chosen:
         campaign.ledger.set_phase(name, "starting")
-        campaign.start(missions[name], missions[name].work.job)
+        for group in groups_of(missions[name].work.job):
+            campaign.start(missions[name], group)
     if not waiting:
         helped = choose_helped(missions, running, nodes, reader)
         if helped is not None:
@@ -199,7 +201,7 @@ def _admit(campaign: Campaign, reader: LedgerReader) -> None:
             campaign.start(missions[helped], one_worker(missions[helped].work.job))
 
 
-def _sweep(campaign: Campaign) -> None:
+def _sweep(campaign: Campaign, reader: LedgerReader) -> None:
     """Says that the driver lives, looks at the nodes, takes leases away from silent workers."""
     campaign.ledger.call("see_session", campaign.settings.session)
     lost = campaign.ledger.call("sweep_leases", stale_after_s=campaign.settings.stale_after_s)
@@ -207,7 +209,15 @@ def _sweep(campaign: Campaign) -> None:
         # A process that hangs would keep its slot for ever; its group starts again without it.
         if campaign.session.local and attempt.process_started is not None:
             leftovers.kill(attempt.pid, attempt.process_started)
+    if campaign.session.local:
+        return
     campaign.nodes = campaign.session.nodes_now()
+    there = {node.name for node in campaign.nodes}
+    for row in reader.attempts():
+        if row.ended_at is None and row.host not in there:
+            # Ray knows that the node is gone: nobody has to wait for the silence to be long enough.
+            reason = f"its node {row.host} is gone"
+            campaign.ledger.call("end_attempt", row.attempt, Cause.WORKER_DIED, reason)
 
 
 def _check_waits(campaign: Campaign, reader: LedgerReader) -> None:

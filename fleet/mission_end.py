@@ -13,7 +13,7 @@ from fleet.campaign import Campaign
 from fleet.errors import StorageError
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_job import MAX_FAILURES, JobThread, cause_of
-from fleet.workforce import CampaignMission
+from fleet.workforce import CampaignMission, groups_of
 
 
 def collect(campaign: Campaign, reader: LedgerReader) -> None:
@@ -82,10 +82,10 @@ def _goes_on(campaign: Campaign, reader: LedgerReader, name: str, mission: Campa
     open_packs = [pack for pack in reader.packs(name) if pack.ended_at is None]
     if not open_packs or not mission.jobs or name in reader.orders().missions:
         return False
-    if mission.jobs[-1].error or len(mission.jobs) > MAX_FAILURES:
+    if mission.jobs[-1].error or len(mission.jobs) > MAX_FAILURES + mission.work.job.workers:
         return False
     campaign.ledger.event("warning", name, f"{len(open_packs)} packs are open: a new worker group")
-    campaign.start(mission, mission.work.job)
+    campaign.start(mission, groups_of(mission.work.job)[0])
     return True
 
 

@@ -30,6 +30,8 @@ class JobThread:
 
     mission: str
     name: str
+    job: Job
+    """The worker group that was asked for."""
     started: float
     thread: threading.Thread = field(init=False)
     error: BaseException | None = None
@@ -58,7 +60,7 @@ def start_job(
     Args:
         name: fresh for every attempt; a name that Ray has seen would silently resume.
     """
-    state = JobThread(mission=mission, name=name, started=time.monotonic())
+    state = JobThread(mission=mission, name=name, job=job, started=time.monotonic())
     resources = job.request.as_ray()
 
     def fit() -> None:
@@ -71,7 +73,8 @@ def start_job(
             TorchTrainer(
                 mission_loop,
                 train_loop_config=dict(config),
-                torch_config=WatchingTorchConfig(),
+                # Workers that share no run need no NCCL; they do not talk to each other.
+                torch_config=WatchingTorchConfig(backend=None if job.shared else "gloo"),
                 scaling_config=ScalingConfig(
                     num_workers=job.workers,
                     use_gpu=job.request.gpus > 0,

@@ -57,11 +57,10 @@ def running_jobs(missions: Iterable[CampaignMission], reader: LedgerReader) -> l
     """
     found = []
     for mission in missions:
-        for number, thread in enumerate(mission.jobs):
+        for thread in mission.jobs:
             if not thread.ended:
-                job = mission.work.job if not number else one_worker(mission.work.job)
                 up, gone = _ranks(thread, reader)
-                found.append(replace(job, workers=job.workers - gone, at=up))
+                found.append(replace(thread.job, workers=thread.job.workers - gone, at=up))
     return found
 
 
@@ -148,6 +147,15 @@ def choose_helped(
     return reinforce(loads, free, startup_s=STARTUP_S, on_deck=0)
 
 
+def groups_of(job: Job) -> list[Job]:
+    """The worker groups in which a mission's workers are started.
+
+    Workers that lease packs for themselves are a group each: Train restarts a group as a whole,
+    and the loss of one node must not touch the work on another.
+    """
+    return [job] if job.shared else [one_worker(job)] * job.workers
+
+
 def one_worker(job: Job) -> Job:
-    """A worker group of one, for a mission that is helped."""
+    """A worker group of one."""
     return replace(job, workers=1, at=())

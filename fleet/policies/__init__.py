@@ -3,7 +3,7 @@
 Nothing here reads a clock, a file or Ray; the coordinator observes, asks and acts.
 """
 
-from fleet.policies.nodes import Job, Node, Request, assign, matches, place, take
+from fleet.policies.nodes import Job, Node, Request, assign, matches, occupy, place, take
 from fleet.policies.placement import (
     Admission,
     Load,
@@ -38,6 +38,7 @@ __all__ = [
     "judge_lease",
     "matches",
     "next_view",
+    "occupy",
     "overdue",
     "place",
     "preflight",

@@ -169,20 +169,32 @@ def take(job: Job, at: Sequence[int], nodes: Sequence[Node]) -> tuple[Node, ...]
 
 
 def place(jobs: Sequence[Job], nodes: Sequence[Node]) -> tuple[Node, ...] | None:
-    """What is left of the nodes after all workers are placed, or None.
+    """What is left of the nodes after all workers are placed, or None."""
+    free, left_over = occupy(jobs, nodes)
+    return None if left_over else free
+
+
+def occupy(jobs: Sequence[Job], nodes: Sequence[Node]) -> tuple[tuple[Node, ...], tuple[Job, ...]]:
+    """(What is left of the nodes, jobs for which there was no room), placed one after the other.
 
     Workers that were seen somewhere count where they are; a node that is gone frees nothing.
     """
-    free = tuple(nodes)
+    free = list(nodes)
     positions = {node.name: i for i, node in enumerate(nodes)}
+    left_over = []
     for job in jobs:
         seen = [positions[name] for name in job.at if name in positions]
-        free = take(job, seen, free)
+        for position in seen:
+            free[position] = free[position].without(job.request)
+        if len(job.at) >= job.workers:
+            continue
         at = assign(job, free)
         if at is None:
-            return None
-        free = take(job, at, free)
-    return free
+            left_over.append(job)
+            continue
+        for position in at:
+            free[position] = free[position].without(job.request)
+    return tuple(free), tuple(left_over)
 
 
 def _amount(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fleet.policies.nodes import Job, Node, Request, assign, matches, place, take
+from fleet.policies.nodes import Job, Node, Request, assign, matches, occupy, place, take
 
 
 def preflight(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[str]:
@@ -123,16 +123,8 @@ def admission(
         waited_s: seconds for which each job could have started had there been room.
     """
     names = {job.name for job in (*waiting, *running)}
-    free = tuple(nodes)
-    ahead = 0
-    placed: list[Job] = []
-    for job in running:
-        left = place([job], free)
-        if left is None:
-            ahead += 1
-        else:
-            free = left
-            placed.append(job)
+    free, without_room = occupy(running, nodes)
+    ahead = len(without_room)
     later: tuple[Node, ...] | None = None
     reserved_for = ""
     start: list[str] = []
@@ -153,7 +145,7 @@ def admission(
             continue
         hopeless.append((job.request, job.workers))
         if later is None and waited_s and waited_s.get(job.name, 0.0) >= patience_s:
-            later = _with_room_for(job, placed, free)
+            later = _with_room_for(job, running, free)
             reserved_for = job.name if later is not None else ""
             hopeless.clear()
         elif ahead < on_deck:
@@ -250,15 +242,21 @@ def reinforce(
     """
     if on_deck:
         return None
-    useful = [
-        load
-        for load in running
-        if not load.job.shared
-        and load.open_packs > 0
-        and load.open_packs * load.pack_s > 2 * startup_s
-        and load.helpers <= load.open_packs
-        and place([load.job], free) is not None
-    ]
+    hopeless: list[tuple[Request, int]] = []
+    useful = []
+    for load in running:
+        if (
+            load.job.shared
+            or load.open_packs == 0
+            or load.open_packs * load.pack_s <= 2 * startup_s
+            or load.helpers > load.open_packs
+            or _known(hopeless, load.job)
+        ):
+            continue
+        if place([load.job], free) is None:
+            hopeless.append((load.job.request, load.job.workers))
+        else:
+            useful.append(load)
     if not useful:
         return None
     best = max(useful, key=lambda load: load.open_packs * load.pack_s / load.helpers)
