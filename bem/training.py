@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bem.distributed import Share
 from bem.errors import CheckpointError, InvalidInputError, NonFiniteLossError, TrainingStopped
 from bem.state_tree import Stateful
 from bem.training_checkpoint import Snapshot, StageCheckpoints
@@ -62,6 +63,7 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     checkpoints: StageCheckpoints | None = None,
     carried: Mapping[str, Stateful] | None = None,
+    share: Share | None = None,
 ) -> TrainResult:
     """Minimise `step_loss(step)` over the parameters of `groups` (each with its own `lr`).
 
@@ -81,8 +83,13 @@ def fit(
         carried: what changes from step to step beside parameters and optimiser, by name: the
             generators of `step_loss`, queues of data, multipliers. Torch's global generators are
             carried anyway.
+        share: this process's part in a training that a group of processes shares; `step_loss`
+            then returns the loss of its rows, a part of the whole batch's. Every process of the
+            group calls `fit` alike and ends with the same parameters.
 
     Raises:
+        InvalidInputError: a shared training with an auxiliary loss (it is not a sum over rows),
+            or with checkpoints.
         NonFiniteLossError: a loss, a gradient norm or a weight is NaN or infinite.
         TrainingStopped: `should_stop` said so, and the state is in `checkpoints`. Without
             checkpoints, a stop is in the result.
@@ -96,6 +103,9 @@ def fit(
         betas=betas,
         clip=clip,
     )
+    if share is not None:
+        _check_shared(share, groups, checkpoints)
+        step_loss = share.step(step_loss, run.parameters)
     progress = Progress({"": run}, carried)
     losses = progress.losses[""]
     stopped = False
@@ -108,7 +118,8 @@ def fit(
         run.begin(step)
         with torch.autocast(run.device, torch.bfloat16) if bf16 else contextlib.nullcontext():
             loss = run.with_auxiliary(step_loss(step))
-        value = finite(float(loss.detach()), f"The loss of step {step}")
+        told = loss.detach() if share is None else share.total(loss) / share.world
+        value = finite(float(told), f"The loss of step {step}")
         loss.backward()  # type: ignore[no-untyped-call]
         figures = run.end(step, value)
         losses.append(value)
@@ -119,6 +130,21 @@ def fit(
     return TrainResult(
         steps=len(losses), stopped=stopped, losses=tuple(losses), cpu_s=progress.cpu_s
     )
+
+
+def _check_shared(
+    share: Share, groups: Sequence[Mapping[str, Any]], checkpoints: StageCheckpoints | None
+) -> None:
+    if any("auxiliary_loss" in group for group in groups):
+        raise InvalidInputError(
+            f"Strategy '{share.strategy}': an adapter of this run adds an auxiliary loss over the "
+            "whole batch, which is not the sum of its rows'. Allowed with it: packed."
+        )
+    if checkpoints is not None:
+        raise InvalidInputError(
+            f"Strategy '{share.strategy}' keeps no checkpoints within a run. Allowed: none, or "
+            "strategy packed."
+        )
 
 
 class Run:

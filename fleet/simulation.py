@@ -276,9 +276,7 @@ class _Simulation:
         self._counts["preemptions" if preempted else "node failures"] += 1
         del self._up[name], self._free[name]
         weather = self._weather
-        self._at(
-            self._now + (weather.replacement_s if preempted else weather.repair_s), "up", name
-        )
+        self._at(self._now + (weather.replacement_s if preempted else weather.repair_s), "up", name)
         for group in list(self._on_node[name]):
             self._break_up(group, preempted=preempted)
 
@@ -381,7 +379,9 @@ class _Simulation:
     def _note_ready(self) -> None:
         for name in self._waiting:
             job = self._missions[name].job
-            if all(other in self._ends_s or other not in self._missions for other in job.depends_on):
+            if all(
+                other in self._ends_s or other not in self._missions for other in job.depends_on
+            ):
                 self._ready_s.setdefault(name, self._now)
                 if self._now == self._ready_s[name] and self._rules.patience_s < float("inf"):
                     self._at(self._now + self._rules.patience_s, "patience", name)
@@ -410,12 +410,14 @@ class _Simulation:
                 self._settle(group, at)
 
     def _help(self) -> None:
-        while (chosen := reinforce(
-            list(self._loads()),
-            list(self._free.values()),
-            startup_s=self._rules.startup_s,
-            on_deck=0,
-        )) is not None:
+        while (
+            chosen := reinforce(
+                list(self._loads()),
+                list(self._free.values()),
+                startup_s=self._rules.startup_s,
+                on_deck=0,
+            )
+        ) is not None:
             group = self._new_group(chosen)
             at = assign(group.job, list(self._free.values()))
             assert at is not None

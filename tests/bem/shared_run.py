@@ -1,0 +1,118 @@
+"""The runs that test_distributed.py compares: `shared_run.py FOLDER`.
+
+Two forked processes for each strategy, then one alone: imports are paid once, and nothing has used
+autograd when the processes are forked.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bem.base import BaseModel
+from bem.distributed import Share
+from bem.injection import AdapterHost
+from bem.registry import make_config
+from bem.training import fit
+
+
+def tiny_base() -> BaseModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    return BaseModel(LlamaForCausalLM(config), None, "tiny")
+
+
+def main(strategy: str, folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    share = None
+    if strategy != "alone":
+        store = f"file://{folder}/store"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+        share = Share(strategy)  # type: ignore[arg-type]
+    base = tiny_base()
+    if share is not None:
+        share.shard(base)
+    host = AdapterHost(base)
+    config = make_config("lora", rank=4, targets="all-linear")
+    host.add("a", config, generator=torch.Generator().manual_seed(1))
+    host.use("a")
+    host.train_only("a")
+    draws = torch.Generator().manual_seed(2)
+    gradients: list[float] = []
+
+    def step_loss(step: int) -> Tensor:
+        # Rows of unlike length: a mean of means would not be the mean.
+        rows = [
+            torch.randint(1, 64, (length,), generator=draws) for length in (5, 17, 9, 30, 4, 22, 11)
+        ]
+        own = rows if share is None else share.mine(rows)
+        ids_BT = nn.utils.rnn.pad_sequence(own, batch_first=True)
+        mask_BT = (ids_BT > 0).long()
+        logits_BTV = host(ids_BT, mask_BT).logits[:, :-1]
+        labels_BT = ids_BT[:, 1:].masked_fill(ids_BT[:, 1:] == 0, -100)
+        summed = nn.functional.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="sum"
+        )
+        count = (labels_BT != -100).sum()
+        return summed / (count if share is None else share.total(count))
+
+    result = fit(
+        step_loss,
+        host.parameter_groups(1e-2),
+        steps=8,
+        log=lambda step, figures: gradients.append(figures["gradient_norm"]),
+        log_every=1,
+        share=share,
+    )
+    weights = {name: t.detach().clone() for name, t in host["a"].state_dict().items()}
+    if share is not None:
+        everybody: list[dict[str, Tensor]] = [{} for _ in range(share.world)]
+        dist.all_gather_object(everybody, weights)
+        assert all(
+            torch.equal(other[name], t) for other in everybody for name, t in weights.items()
+        ), "the ranks do not agree"
+    if share is None or share.leads:
+        local = [p.to_local() if hasattr(p, "to_local") else p for p in base.layers.parameters()]
+        facts = {
+            "losses": result.losses,
+            "gradients": gradients,
+            "base_bytes_of_layers": sum(p.numel() * p.element_size() for p in local),
+        }
+        (folder / "facts.json").write_text(json.dumps(facts))
+        save_file(weights, folder / "weights.safetensors")
+    if share is not None:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    forking = multiprocessing.get_context("fork")
+    for strategy in ("ddp", "fsdp"):
+        (root / strategy).mkdir()
+        ranks = [
+            forking.Process(target=main, args=(strategy, root / strategy, rank)) for rank in (0, 1)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        if any(process.exitcode for process in ranks):
+            sys.exit(f"{strategy} failed")
+    (root / "alone").mkdir()
+    main("alone", root / "alone", 0)

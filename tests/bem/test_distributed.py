@@ -1,0 +1,62 @@
+"""Two gloo processes train one run as one process does: losses, gradients and weights agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bem.distributed import Share
+from bem.errors import InvalidInputError
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 2e-5
+"""Relative, on losses and weights of float32 after 8 steps: sums are taken in another order."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    ended = subprocess.run(
+        [sys.executable, str(HERE / "shared_run.py"), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+def left_by(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
+    return facts, load_file(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_shared_run_is_the_run_of_one_process(strategy: str, runs: Path) -> None:
+    facts, weights = left_by(runs / strategy)
+    one, one_weights = left_by(runs / "alone")
+    assert facts["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
+    assert facts["gradients"] == pytest.approx(one["gradients"], rel=1e-4, abs=1e-7)
+    assert weights.keys() == one_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, one_weights[name], rtol=TOLERANCE, atol=TOLERANCE)
+    # The base is whole in each process under ddp, and halved under fsdp.
+    whole = one["base_bytes_of_layers"]
+    assert facts["base_bytes_of_layers"] == (whole if strategy == "ddp" else whole // 2)
+    # Something was learnt, so there is something to compare.
+    assert one["losses"][-1] < one["losses"][0]
+
+
+def test_a_share_needs_a_process_group() -> None:
+    with pytest.raises(InvalidInputError, match=r"Strategy .ddp. needs torch\.distributed"):
+        Share("ddp")
