@@ -71,13 +71,16 @@ class Share:
         dist.broadcast_object_list(held, src=0)
         return held[0]
 
+    def close(self) -> None:
+        """Leaves the group: whoever still waits for this process learns of it."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def step(
         self, step_loss: Callable[[int], Tensor], parameters: Sequence[nn.Parameter]
     ) -> Callable[[int], Tensor]:
         """`step_loss` whose backward leaves the gradients of the whole batch everywhere."""
-        shared = DistributedDataParallel(
-            _Step(step_loss, parameters), broadcast_buffers=False, find_unused_parameters=True
-        )
+        shared = DistributedDataParallel(_Step(step_loss, parameters), find_unused_parameters=True)
 
         def loss(step: int) -> Tensor:
             # DistributedDataParallel means over the group; the parts are to be summed.

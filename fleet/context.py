@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bem.base import BaseModel as FrozenBase
+from bem.distributed import Share
 from fleet.ledger.records import Point
 from fleet.monitor.scalars import ScalarBoard
 from missions.protocol import Run
@@ -34,12 +35,14 @@ class WorkerContext(WorkdirContext):
         device: torch.device,
         stop: threading.Event,
         timed: Callable[[str, str], Any],
+        share: Share | None = None,
     ) -> None:
         super().__init__(spec, workdir, device)
         self._board = board
         self._lock = lock
         self._stop = stop
         self._timed = timed
+        self._share = share
         self._points: list[Point] = []
         self._guard = threading.Lock()
 
@@ -47,7 +50,14 @@ class WorkerContext(WorkdirContext):
         if self._base is not None:
             return self._base
         with self._timed("base", self._spec.base_model):
-            return super().base()
+            base = super().base()
+        if self._share is not None:
+            self._share.shard(base)
+        return base
+
+    @property
+    def share(self) -> Share | None:
+        return self._share
 
     def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         self._board.add(run, step, metrics)
@@ -63,6 +73,9 @@ class WorkerContext(WorkdirContext):
         return self._lock
 
     def should_stop(self) -> bool:
+        if self._share is not None and self._share.any(self._stop.is_set()):
+            # One is told a moment before the others; all leave at the same step.
+            self._stop.set()
         return self._stop.is_set()
 
     def take_points(self) -> list[Point]:

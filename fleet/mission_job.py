@@ -142,11 +142,13 @@ def mission_loop(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
+    from bem.distributed import Share
     from fleet.cluster_nodes import node_name
     from fleet.monitor.mission_log import open_mission_log
     from fleet.preemption import NOTICE, drained
     from fleet.worker import Worker, parse_job
     from fleet.worker_ledger import connect
+    from missions.spec import MissionSpec
 
     torch.set_num_threads(1)
     job = parse_job(config)
@@ -154,8 +156,16 @@ def mission_loop(config: dict[str, Any]) -> None:
     ledger = connect(ray.get_runtime_context().namespace)
     rank = ray.train.get_context().get_world_rank()
     here = node_name(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
+    strategy = MissionSpec.model_validate_json(job.spec_json).resources.strategy
     Worker(
-        job, ledger, rank=rank, device=get_device(), host=here, notice=NOTICE, drained=drained
+        job,
+        ledger,
+        rank=rank,
+        device=get_device(),
+        host=here,
+        notice=NOTICE,
+        drained=drained,
+        share=None if strategy == "packed" else Share(strategy),
     ).run()
 
 

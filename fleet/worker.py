@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 import torch
 
+from bem.distributed import Share
 from fleet import preemption, provenance
 from fleet.context import WorkerContext
 from fleet.errors import FleetError, KeyConflictError, StorageError
@@ -38,6 +39,7 @@ from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
 from fleet.preemption import Notice
 from fleet.settings import RunPaths
+from fleet.shared_group import ledger_of
 from fleet.split_lock import LedgerLock
 from fleet.worker_ledger import WorkerLedger
 from missions.checkpoints import EVERY_S, PackCheckpoints
@@ -87,9 +89,11 @@ class Worker:
         host: str = "",
         notice: Notice | None = None,
         drained: Callable[[], str] = lambda: "",
+        share: Share | None = None,
     ) -> None:
         self._job = job
-        self._ledger = ledger
+        self._ledger = ledger if share is None else ledger_of(ledger, share)
+        self._share = share
         self._rank = rank
         self._host = host or platform.node()
         self._attempt = f"{job.job}.{rank}.{uuid.uuid4().hex[:8]}"
@@ -102,15 +106,21 @@ class Worker:
         self._code = provenance.code_version()
         self._failed = False
         """Whether a run of the pack at hand has failed."""
-        self._board = ScalarBoard(job.paths.tensorboard)
+        work, scalars = job.paths.work(job.mission), job.paths.tensorboard
+        if share is not None and not share.leads:
+            # What a follower writes is the leader's once more, and is of no use to anybody.
+            work = work / f"follower-{share.rank}"
+            scalars = work / "tensorboard"
+        self._board = ScalarBoard(scalars)
         self._ctx = WorkerContext(
             self._spec,
-            job.paths.work(job.mission),
+            work,
             board=self._board,
-            lock=LedgerLock(ledger, self._attempt),
+            lock=LedgerLock(self._ledger, self._attempt),
             device=device,
             stop=self._stop,
             timed=self._timed,
+            share=share,
         )
 
     def run(self) -> None:
@@ -237,7 +247,7 @@ class Worker:
 
     def _checkpoints(self, lease: Lease) -> PackCheckpoints | None:
         every_s = self._job.checkpoint_every_s
-        if not every_s:
+        if not every_s or self._share is not None:
             return None
         work = self._job.paths.work(self._job.mission)
         return PackCheckpoints(

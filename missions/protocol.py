@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel
 
 from bem.base import BaseModel as FrozenBase
+from bem.distributed import Share
 from bem.training_checkpoint import StageCheckpoints
 from missions.errors import NotServableError
 from missions.export import ExportedModel
@@ -141,6 +142,11 @@ class Context(ABC):
     def should_stop(self) -> bool:
         """True when the worker must leave soon; training loops ask between steps."""
 
+    @property
+    def share(self) -> Share | None:
+        """This process's part where a group trains each run together (`resources.strategy`)."""
+        return None
+
     def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
         """Where `bem.training.fit` keeps a training stage, of `run` or shared by the pack's arms.
 
@@ -207,6 +213,8 @@ class Mission(ABC):
     id: ClassVar[str]
     params_model: ClassVar[type[BaseModel]]
     """Pydantic model (`extra="forbid", frozen=True`) that parses `params:` of mission.yaml."""
+    strategies: ClassVar[tuple[str, ...]] = ("packed",)
+    """What `resources.strategy` may be; one that trains with `ctx.share` names ddp and fsdp."""
     seed_figure: ClassVar[str] = "final_loss"
     """Figure of `Artifact.figures` whose median names the seed that is served; never of test."""
     arm_model: ClassVar[type[BaseModel] | None] = None

@@ -80,5 +80,21 @@ def check_params(spec: MissionSpec, mission: Mission) -> None:
         source = f"{mission_file(spec.id)}: params"
         raise SpecError(describe(error, mission.params_model, source)) from None
     source = str(mission_file(spec.id))
+    check_strategy(spec, mission, source)
     check_overrides(spec, mission, source)
     check_sweep(spec, mission, source)
+
+
+def check_strategy(spec: MissionSpec, mission: Mission, source: str) -> None:
+    """Refuses a strategy that the mission's training loop does not have.
+
+    Raises:
+        SpecError: names the strategy and those that are allowed.
+    """
+    strategy = spec.resources.strategy
+    if strategy not in mission.strategies:
+        raise SpecError(
+            f"{source}: resources.strategy: {strategy!r} is not what mission {spec.id} can do: its "
+            f"training does not share one run among workers. Allowed: "
+            f"{', '.join(mission.strategies)}."
+        )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bem.base import BaseModel as FrozenBase
 from bem.checkpoint import load_adapter, read_manifest, save_adapter, write_durably
+from bem.distributed import Share
 from bem.injection import AdapterHost
 from bem.planner import MacroPolicy, PlanSpace, RewardTable, clone_behaviour
 from bem.training import TrainResult
@@ -134,10 +135,18 @@ def build_planner(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints = no_checkpoints,
+    share: Share | None = None,
 ) -> Planner:
     """Trains the experts, scores every plan on train queries, clones the best plans."""
     experts = build_experts(
-        base, field, params, seed, log=log, should_stop=should_stop, checkpoints=checkpoints
+        base,
+        field,
+        params,
+        seed,
+        log=log,
+        should_stop=should_stop,
+        checkpoints=checkpoints,
+        share=share,
     )
     scored = score_plans(experts.host, field, params.policy, params.policy.queries)
     return with_policy(experts, scored, field, params.policy, seed)
@@ -152,6 +161,7 @@ def build_experts(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints = no_checkpoints,
+    share: Share | None = None,
 ) -> Trained:
     """Trains the three experts on gold chains."""
     host = AdapterHost(base)
@@ -164,6 +174,7 @@ def build_experts(
         log=log,
         should_stop=should_stop,
         checkpoints=checkpoints("experts"),
+        share=share,
     )
     items = params.training.steps * params.training.batch
     flops = items * chain_training_flops(host, field.pool, fused=False)
@@ -264,6 +275,7 @@ def build_fused(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints = no_checkpoints,
+    share: Share | None = None,
 ) -> Trained:
     """Trains the fused adapter; `scored`: the experts' table, which `outcomes: experts` needs."""
     started = time.process_time()
@@ -293,6 +305,7 @@ def build_fused(
             log=log,
             should_stop=should_stop,
             checkpoints=checkpoints(stage),
+            share=share,
         )
         flops += steps * training.batch * chain_training_flops(host, draw(), fused=True)
         return result

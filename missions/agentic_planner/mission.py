@@ -65,6 +65,7 @@ class AgenticPlanner(Mission):
 
     id: ClassVar[str] = "A"
     params_model: ClassVar[type[BaseModel]] = Params
+    strategies: ClassVar[tuple[str, ...]] = ("packed", "ddp", "fsdp")
     seed_figure: ClassVar[str] = "dev_em"
     tunable = ("training", "fused_training", "policy")
 
@@ -105,6 +106,7 @@ class AgenticPlanner(Mission):
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
                 checkpoints=ctx.checkpoints,
+                share=ctx.share,
             )
             if runs:
                 artifacts |= keep_planner(planner, field, dev, runs, pack.seed, ctx)
@@ -121,6 +123,7 @@ class AgenticPlanner(Mission):
                 log=_logger(ctx, runs.values()),
                 should_stop=ctx.should_stop,
                 checkpoints=ctx.checkpoints,
+                share=ctx.share,
             )
             artifacts |= keep_fused(fused, policy, field, dev, runs, pack.seed, ctx)
             fused.host.detach()

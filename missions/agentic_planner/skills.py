@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bem.context import RoutingContext
 from bem.data import IGNORED, Batch, pad_id_of
+from bem.distributed import Share
 from bem.evaluate import target_logits
 from bem.injection import AdapterHost
 from bem.interfaces import AdapterConfig
@@ -83,10 +84,11 @@ def train_skills(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: StageCheckpoints | None = None,
+    share: Share | None = None,
 ) -> TrainResult:
     """Trains the three experts of the host together."""
     host.train_only(*SKILL_ADAPTERS)
-    return _train(host, batches, params, params.steps, None, log, should_stop, checkpoints)
+    return _train(host, batches, params, params.steps, None, log, should_stop, checkpoints, share)
 
 
 def train_fused(
@@ -98,11 +100,12 @@ def train_fused(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: StageCheckpoints | None = None,
+    share: Share | None = None,
 ) -> TrainResult:
     """Trains the one adapter of the host for `steps`."""
     host.train_only(FUSED)
     weight = params.marker_weight
-    return _train(host, batches, params, steps, weight, log, should_stop, checkpoints)
+    return _train(host, batches, params, steps, weight, log, should_stop, checkpoints, share)
 
 
 def _train(
@@ -114,6 +117,7 @@ def _train(
     log: Log,
     should_stop: Callable[[], bool],
     checkpoints: StageCheckpoints | None,
+    share: Share | None,
 ) -> TrainResult:
     """`marker_weight` None: the experts, which learn no markers."""
     learn_markers = marker_weight is not None
@@ -123,15 +127,19 @@ def _train(
     markers = torch.tensor(ids, device=host.base.device)
 
     def step_loss(step: int) -> Tensor:
+        chains = next(batches)
+        if share is not None:
+            chains = share.mine(chains)
         batch, skill_BT = training_batch(
-            next(batches), pad_id=pad_id, learn_markers=learn_markers, device=host.base.device
+            chains, pad_id=pad_id, learn_markers=learn_markers, device=host.base.device
         )
         logits_NV = target_logits(host, batch, routing(batch, skill_BT))
         labels_N = batch.labels_BT[:, 1:]
         labels_N = labels_N[labels_N != IGNORED]
         nll_N = nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
         weight_N = torch.where(torch.isin(labels_N, markers), marker_weight or 1.0, 1.0)
-        return (nll_N * weight_N).sum() / weight_N.sum()
+        whole = weight_N.sum() if share is None else share.total(weight_N.sum())
+        return (nll_N * weight_N).sum() / whole
 
     return fit(
         step_loss,
@@ -142,6 +150,7 @@ def _train(
         should_stop=should_stop,
         checkpoints=checkpoints,
         carried={"batches": batches},
+        share=share,
     )
 
 
