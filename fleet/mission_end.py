@@ -13,6 +13,7 @@ from fleet.campaign import Campaign
 from fleet.errors import StorageError
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_job import MAX_FAILURES, JobThread, cause_of
+from fleet.policies import Cause
 from fleet.workforce import CampaignMission, groups_of
 
 
@@ -78,11 +79,15 @@ def _note_end(campaign: Campaign, name: str, job: JobThread) -> None:
 
 
 def _goes_on(campaign: Campaign, reader: LedgerReader, name: str, mission: CampaignMission) -> bool:
-    """A worker that lost its lease leaves without an error; its queue needs a new group."""
+    """A worker that lost its lease or was preempted leaves without an error; its queue needs a new
+    group. Groups that were preempted are not counted."""
     open_packs = [pack for pack in reader.packs(name) if pack.ended_at is None]
     if not open_packs or not mission.jobs or name in reader.orders().missions:
         return False
-    if mission.jobs[-1].error or len(mission.jobs) > MAX_FAILURES + mission.work.job.workers:
+    told = {a.job for a in reader.attempts(name) if a.outcome == Cause.PREEMPTED}
+    counted = sum(job.name not in told for job in mission.jobs)
+    broke = mission.jobs[-1].error and mission.jobs[-1].name not in told
+    if broke or counted > MAX_FAILURES + mission.work.job.workers:
         return False
     campaign.ledger.event("warning", name, f"{len(open_packs)} packs are open: a new worker group")
     campaign.start(mission, groups_of(mission.work.job)[0])

@@ -71,8 +71,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
                 order(
                     runs_dir,
                     "one",
-                    "F1:params.kill_once=true",
+                    "F1:params.steps=40",
+                    "F1:params.step_s=0.02",
+                    "F1:params.fault={kind: kill, step: 25}",
                     "F2:params.fail=train",
+                    "F2:params.steps=40",
+                    "F2:params.step_s=0.02",
+                    "F2:params.fault={kind: sigterm, step: 25}",
                     # A treatment that is far worse, seeds slow enough for a stop to save some.
                     "F3:params.effect=-0.3",
                     "F3:params.pack_s=3",
@@ -92,6 +97,37 @@ def test_a_killed_worker_is_replaced_and_its_mission_ends_whole(left: Left) -> N
         assert packs == {"F1-s0": 1, "F1-s1": 2, "F1-s2": 1}
         assert any("died" in event.text for event in reader.events(level="warning"))
         assert len(reader.results("F1")) == 9
+
+
+def test_it_goes_on_in_the_middle_of_a_step_and_in_time(left: Left) -> None:
+    """Killed in step 25 of an arm; the arm before it was trained and is not trained again."""
+    told = float((left.root / "work" / "F1" / "data" / "kill-F1-plain-s1").read_text())
+    with left.reader() as reader:
+        texts = [e.text for e in reader.events(level="info") if e.source == "F1-plain-s1"]
+        assert "found finished" in next(
+            e.text for e in reader.events(level="info") if e.source.endswith("-s1")
+        )
+        step = next(int(t.split()[-1]) for t in texts if "goes on at step" in t)
+        attempts = reader.attempts("F1")
+        starts = [t.wall_s for t in reader.timings() if t.stage == "startup" and t.mission]
+    assert 0 < step <= 25
+    again = min(a.started_at for a in attempts if a.started_at > told)
+    # 30 s, or as long as this machine takes to bring up any worker (it may be crowded).
+    assert again - told <= max(30.0, 1.5 * max(starts))
+
+
+def test_sigterm_to_a_worker_preempts_it(left: Left) -> None:
+    with left.reader() as reader:
+        outcomes = [a.outcome for a in reader.attempts("F2")]
+        packs = {pack.pack: pack.tries for pack in reader.packs("F2")}
+        states = {row.state for row in reader.runs("F2") if row.seed}
+        texts = [e.text for e in reader.events(level="info") if e.source == "F2-plain-s1"]
+        warnings = [e.text for e in reader.events(level="warning") if e.source == "F2-s1"]
+    assert outcomes[0] == "preempted"
+    assert packs["F2-s1"] == 1, "not counted"
+    assert states == {RunState.DONE}
+    assert "training stage train goes on at step 26" in texts
+    assert "SIGTERM (preempted, not counted)" in warnings
 
 
 def test_a_failing_pack_fails_its_mission_only(left: Left) -> None:
@@ -158,7 +194,7 @@ def test_the_verdicts_are_those_of_the_stats_package(left: Left, tmp_path: Path)
 
     from missions.local import run_local
 
-    local = run_local(FakeMission("F1"), fake_spec("F1"), tmp_path)
+    local = run_local(FakeMission("F1"), fake_spec("F1", steps=40), tmp_path)
     document = json.loads(left.out)
     row = next(row for row in document["missions"] if row["mission"] == "F1")
     assert row["scores_digest"] == local.scores.digest()

@@ -1,17 +1,19 @@
-"""Trains and scores the first pack of a mission's smoke profile, in a process of its own.
+"""Trains the first pack of a mission's smoke profile, all of it or until it is told to stop.
 
-    python resumed_run.py MISSION FOLDER [--stop-after N] [--missing ARM,ARM]
+    python resumed_run.py MISSION FOLDER
 
-Writes `outcome.json` (digests of everything that an artifact folder holds, of costs and of scores)
-unless it was stopped: after N questions of training loops whether to stop, the answer is yes.
+goes on in a process of its own with what FOLDER holds, and writes `outcome.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,10 +24,8 @@ from missions.protocol import Pack
 from missions.registry import load_mission, resolve
 from stats.plain import to_plain
 
-SMALLER = {
-    # Long enough for every stage to be cut in the middle, and no longer.
-    "E": ("params.evaluation.lengths=[512,8192]",),
-}
+SMALLER = {"E": ("params.evaluation.lengths=[512,8192]",)}
+"""What a smoke profile need not do here."""
 
 
 class StoppingContext(LocalContext):
@@ -40,60 +40,71 @@ class StoppingContext(LocalContext):
         return self.left < 0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("mission")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--stop-after", type=int)
-    parser.add_argument("--missing", default="")
-    parser.add_argument("--every", type=float, default=1e9)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    mission = load_mission(options.mission)
-    spec = resolve(options.mission, profile="smoke", overrides=SMALLER.get(options.mission, ()))
-    ctx = StoppingContext(spec, options.folder, torch.device("cpu"))
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of it."""
+
+    stopped: bool = False
+    arms: dict[str, Any] = field(default_factory=dict)
+    """By arm: sha256 of every file of its artifact, its cost, and the scores of the first arm."""
+    told: list[str] = field(default_factory=list)
+    """What the checkpoints said."""
+
+
+def train_first_pack(
+    mission_id: str, folder: Path, *, stop_after: int | None = None, arms: Sequence[str] = ()
+) -> Outcome:
+    """`arms`: only these of the pack, as after a failure of one."""
+    mission = load_mission(mission_id)
+    spec = resolve(mission_id, profile="smoke", overrides=SMALLER.get(mission_id, ()))
+    ctx = StoppingContext(spec, folder, torch.device("cpu"))
     ctx.freeze()
-    prepared = mission.prepare(spec, ctx)
+    data = mission.prepare(spec, ctx).data_digest
     pack = packs_of(spec)[0]
-    events: list[str] = []
+    outcome = Outcome()
     ctx.enter_pack(
         PackCheckpoints(
-            options.folder / "checkpoints",
+            folder / "checkpoints",
             pack=pack.name,
-            keys={
-                run.name: f"{spec.digest()} {run.name} {prepared.data_digest}" for run in pack.runs
-            },
+            keys={run.name: f"{spec.digest()} {run.name} {data}" for run in pack.runs},
             binding={},
-            quarantine=options.folder / "quarantine",
-            every_s=options.every,
-            alarm=lambda name, text: events.append(f"alarm {name}: {text}"),
-            resumed=lambda name, text: events.append(f"{name}: {text}"),
+            quarantine=folder / "quarantine",
+            every_s=1e9,
+            alarm=lambda name, text: outcome.told.append(f"alarm {name}: {text}"),
+            resumed=lambda name, text: outcome.told.append(f"{name}: {text}"),
         )
     )
-    ctx.left = options.stop_after
-    missing = [run for run in pack.runs if run.arm in options.missing.split(",")] or pack.runs
-    outcome: dict[str, object] = {}
+    ctx.left = stop_after
+    runs = tuple(run for run in pack.runs if not arms or run.arm in arms)
     try:
-        artifacts = mission.train(spec, Pack(name=pack.name, runs=tuple(missing)), ctx)
-    except TrainingStopped as stopped:
-        outcome["stopped"] = str(stopped)
-    else:
-        ctx.left = None
-        for run in missing:
-            artifact = artifacts[run]
-            files = {
-                str(path.relative_to(artifact.path)): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted(artifact.path.rglob("*"))
-                if path.is_file()
-            }
-            scores = mission.evaluate(spec, run, artifact, "test", ctx)
-            outcome[run.arm] = {
-                "files": files,
-                "cost": to_plain(artifact.cost),
-                "scores": scores.digest(),
-            }
-    outcome["events"] = events
-    (options.folder / "outcome.json").write_text(json.dumps(outcome, indent=1))
+        artifacts = mission.train(spec, Pack(name=pack.name, runs=runs), ctx)
+    except TrainingStopped:
+        outcome.stopped = True
+        return outcome
+    ctx.left = None
+    for run in runs:
+        path = artifacts[run].path
+        outcome.arms[run.arm] = {
+            "files": {
+                str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            },
+            "cost": to_plain(artifacts[run].cost),
+        }
+    if not arms:
+        scores = mission.evaluate(spec, runs[0], artifacts[runs[0]], "test", ctx)
+        outcome.arms[runs[0].arm]["scores"] = scores.digest()
+    return outcome
+
+
+def main() -> None:
+    """See the module."""
+    torch.set_num_threads(1)
+    mission, folder = sys.argv[1], Path(sys.argv[2])
+    outcome = train_first_pack(mission, folder)
+    document = {"arms": outcome.arms, "told": outcome.told}
+    (folder / "outcome.json").write_text(json.dumps(document))
 
 
 if __name__ == "__main__":
