@@ -110,3 +110,8 @@ class PackCheckpoints:
         """(wall, CPU) seconds that writing took."""
         stages = self._stages.values()
         return sum(s.wall_s for s in stages), sum(s.cpu_s for s in stages)
+
+    @property
+    def writes(self) -> int:
+        """Checkpoints written."""
+        return sum(stage.writes for stage in self._stages.values())
