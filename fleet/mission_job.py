@@ -65,9 +65,11 @@ def start_job(
 
     def fit() -> None:
         try:
+            import ray
             from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
             from ray.train.torch import TorchTrainer
 
+            from fleet.death_notes import DeathNotes
             from fleet.watching_backend import WatchingTorchConfig
 
             TorchTrainer(
@@ -86,6 +88,7 @@ def start_job(
                     storage_path=storage,
                     failure_config=FailureConfig(max_failures=MAX_FAILURES),
                     checkpoint_config=CheckpointConfig(num_to_keep=1),
+                    callbacks=[DeathNotes(name, ray.get_runtime_context().namespace)],
                 ),
             ).fit()
         except Exception as error:  # noqa: BLE001 - the coordinator records it

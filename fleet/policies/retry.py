@@ -43,6 +43,11 @@ def retry(cause: Cause, tries: int, *, limit: int) -> RetryDecision:
         if tries < limit:
             return RetryDecision(again=True, counts=True, reason=f"attempt {tries} of {limit} died")
         return RetryDecision(again=False, counts=True, reason=f"the worker died {tries} times")
+    if cause is Cause.OOM:
+        # A fresh process may fit where one that had worked for long did not; a second may not.
+        again = tries < min(limit, 2)
+        reason = "out of memory, once more" if again else f"out of memory {tries} times"
+        return RetryDecision(again=again, counts=True, reason=reason)
     if cause is Cause.STOPPED:
         return RetryDecision(again=False, counts=False, reason="stopped by the user")
     return RetryDecision(again=False, counts=True, reason="would fail the same way again")

@@ -1,4 +1,4 @@
-"""The fleet's fakes on the path."""
+"""The fleet's fakes, and the helpers beside the tests of faults, on the path."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-FAKES = Path(__file__).resolve().parents[1] / "fleet"
+HERE = Path(__file__).resolve().parent
+FAKES = HERE.parent / "fleet"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
-if str(FAKES) not in sys.path:
-    sys.path.insert(0, str(FAKES))
+for folder in (str(HERE), str(FAKES)):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

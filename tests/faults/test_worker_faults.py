@@ -200,3 +200,33 @@ def test_memory_that_is_never_enough_is_named(
     assert name in failed[0].reason
     assert "MiB" in failed[0].reason
     assert "machine has" in failed[0].reason
+
+
+def test_ray_that_kills_for_memory_is_named_and_tried_once_more(
+    bench: Callable[..., Bench], calm: dict[str, str]
+) -> None:
+    """Ray's own words, as its controller hands them over; killing for memory takes a whole node."""
+    from ray.exceptions import OutOfMemoryError
+
+    from fleet.death_notes import note
+
+    fleet = bench(**TRAINING)
+
+    class Client:
+        def call(self, method: str, *arguments: Any) -> None:
+            getattr(fleet.ledger, method)(*arguments)
+
+    class HealthCheckError(Exception):
+        health_check_failure = OutOfMemoryError("Task was killed: node at 0.97 of 15.6 GiB.")
+
+    for again in ("out of memory, once more", "out of memory 2 times"):
+        attempt = f"killed-{again}"
+        fleet.ledger.begin_attempt(attempt, mission="F1", job="j", rank=0, host="h", pid=1)
+        fleet.ledger.record_data("F1", "0" * 64, {}, {})
+        lease = fleet.ledger.lease(attempt)
+        assert lease is not None
+        note(Client(), "j", {0: HealthCheckError("polling failed")})
+        assert any(again in text for text in texts(fleet, "warning")), texts(fleet, "warning")
+    failed = [row for row in fleet.reader.runs() if row.state is RunState.FAILED]
+    assert {row.seed for row in failed} == {0}
+    assert failed[0].reason.startswith("oom: killed by Ray for memory: Task was killed: node at")
