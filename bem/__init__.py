@@ -4,7 +4,7 @@ from bem.base import BaseModel, load_base
 from bem.context import RoutingContext
 from bem.injection import AdapterHost
 from bem.model import BEMConfig, BEMModel
-from bem.registry import adapter_class, adapter_kinds, make_config
+from bem.registry import adapter_class, adapter_kinds, add_adapter_folder, make_config
 
 __all__ = [
     "AdapterHost",
@@ -14,6 +14,7 @@ __all__ = [
     "RoutingContext",
     "adapter_class",
     "adapter_kinds",
+    "add_adapter_folder",
     "load_base",
     "make_config",
 ]

@@ -1,6 +1,7 @@
 """Which adapters exist: one for each folder in `bem/adapters`, found by name, imported on use.
 
 A folder registers by defining CONFIG and ADAPTER in its `__init__.py`; no list is kept anywhere.
+`add_adapter_folder` lets a folder elsewhere be one.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,11 +19,35 @@ import bem.adapters
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig
 
+_LIBRARY = tuple(bem.adapters.__path__)
+_added: list[Path] = []
+
 
 @cache
 def adapter_kinds() -> tuple[str, ...]:
     """The names of all adapters, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(bem.adapters.__path__) if m.ispkg))
+    own = [m.name for m in pkgutil.iter_modules(_LIBRARY) if m.ispkg]
+    return tuple(sorted([*own, *[folder.name for folder in _added]]))
+
+
+def add_adapter_folder(folder: str | Path) -> str:
+    """Let a folder of your own (`CONFIG` and `ADAPTER` in its `__init__.py`) be an adapter; returns
+    its kind, the folder's name. Inside it is `bem.adapters.<kind>`, as those of the library are.
+
+    Raises:
+        InvalidInputError: it is no package, or another adapter has its name.
+    """
+    folder = Path(folder).resolve()
+    if not (folder / "__init__.py").is_file():
+        raise InvalidInputError(f"'{folder}' has no __init__.py: it holds no adapter.")
+    if folder in _added:
+        return folder.name
+    if folder.name in adapter_kinds():
+        raise InvalidInputError(f"There is an adapter '{folder.name}' already; rename '{folder}'.")
+    _added.append(folder)
+    bem.adapters.__path__.append(str(folder.parent))
+    adapter_kinds.cache_clear()
+    return folder.name
 
 
 @cache

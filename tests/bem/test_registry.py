@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import bem.adapters
-from bem import adapter_class, adapter_kinds, make_config
+from bem import adapter_class, adapter_kinds, add_adapter_folder, make_config
 from bem.errors import InvalidInputError
 
 FOLDERS = sorted(p.parent.name for p in Path(bem.adapters.__file__).parent.glob("*/__init__.py"))
@@ -29,3 +29,14 @@ def test_mistakes_are_named() -> None:
         make_config("lora", rnk=3)
     with pytest.raises(InvalidInputError, match=r"'lora': field 'rank' is 0: .*greater than"):
         make_config("lora", rank=0)
+
+
+def test_a_folder_elsewhere_must_be_an_adapter_of_a_new_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"has no __init__\.py: it holds no adapter"):
+        add_adapter_folder(tmp_path)
+    taken = tmp_path / "lora"
+    taken.mkdir()
+    (taken / "__init__.py").touch()
+    with pytest.raises(InvalidInputError, match="There is an adapter 'lora' already; rename"):
+        add_adapter_folder(taken)
+    assert list(adapter_kinds()) == FOLDERS

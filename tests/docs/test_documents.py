@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import threading
+import urllib.request
 from pathlib import Path
 from types import ModuleType
 
@@ -97,3 +102,51 @@ def test_the_example_with_hints_trains_saves_and_reloads(
     assert set(found) == {"keep", "turn", "lost_one_hint", "lost_both_hints"}
     assert all(value >= 0.0 for value in found.values())
     assert "Unknown hint 'sort'. Known: keep, turn." in capsys.readouterr().out
+
+
+def test_the_example_on_a_jsonl_of_your_own_serves(tmp_path: Path) -> None:
+    """At most 40 lines; two steps on a tiny base; the answer of the server is `generate`'s."""
+    from bem.testing import write_tiny_base
+
+    assert len((ROOT / "examples" / "serve_your_jsonl.py").read_text().splitlines()) <= 40
+    module = example("serve_your_jsonl")
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        '{"prompt": "hi", "target": "Good day."}\n{"prompt": "yo", "target": "Hello."}\n'
+    )
+    base = write_tiny_base(tmp_path / "base")
+    model = module.adapt(data, tmp_path / "saved", base=str(base), steps=2)
+    server = module.server(model, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        with urllib.request.urlopen(url, data=b"hi", timeout=60) as answer:
+            assert answer.read().decode() == model.generate("hi")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_new_adapter_in_a_folder_of_its_own() -> None:
+    """The example, and contract tests on its adapter; a process each, since kinds stay known."""
+    run_example = "import add_an_adapter as example; example.main(steps=2)"
+    contract = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k"]
+    contract.append("rescale and (zero or naive or save_and or gradients_reach or full_forward)")
+    for arguments, said in (
+        (["-c", run_example], "4,224 parameters"),
+        ([*contract, "tests/contracts/test_adapters.py"], "passed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}",
+                "BEM_ADAPTER_FOLDERS": str(ROOT / "examples" / "adapters" / "rescale"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert said in done.stdout
