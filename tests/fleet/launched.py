@@ -20,7 +20,7 @@ from fleet.leftovers import SESSION_VARIABLE
 from fleet.settings import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKES = ROOT / "tests" / "fleet"
+FAKES = Path(__file__).resolve().parent
 
 
 class Launched:
