@@ -99,6 +99,12 @@ class LedgerReader:
         found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
         return [RunRow(**{**row, "state": RunState(row["state"])}) for row in found]
 
+    def states(self, mission: str) -> list[tuple[str, int, str]]:
+        """(arm, seed, state) of every run as planned: what a table shows many times a second."""
+        return self._cx.execute(
+            "SELECT arm, seed, state FROM runs WHERE mission = ? ORDER BY rowid", (mission,)
+        ).fetchall()
+
     def counts(self) -> dict[str, dict[RunState, int]]:
         """Mission -> state -> number of runs."""
         found: dict[str, dict[RunState, int]] = {}

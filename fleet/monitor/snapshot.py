@@ -178,11 +178,11 @@ def _mission(
     interim: dict[str, Any] | None,
     stopped: str | None,
 ) -> MissionView:
-    runs = reader.runs(row.mission)
-    seeds = tuple(sorted({run.seed for run in runs}))
+    runs = reader.states(row.mission)
+    seeds = tuple(sorted({seed for _, seed, _ in runs}))
     by_arm: dict[str, dict[int, str]] = {}
-    for run in runs:
-        by_arm.setdefault(run.arm, {})[run.seed] = run.state.value
+    for arm, seed, state in runs:
+        by_arm.setdefault(arm, {})[seed] = state
     elapsed = None
     if row.started_at is not None:
         elapsed = (row.ended_at or now) - row.started_at
@@ -195,9 +195,9 @@ def _mission(
             ArmView(arm=arm, states=tuple(states.get(seed, "") for seed in seeds))
             for arm, states in by_arm.items()
         ),
-        done=sum(run.state is RunState.DONE for run in runs),
+        done=sum(state == RunState.DONE for _, _, state in runs),
         total=len(runs),
-        failed=sum(run.state is RunState.FAILED for run in runs),
+        failed=sum(state == RunState.FAILED for _, _, state in runs),
         elapsed_s=elapsed,
         eta_s=_eta(row, reader.packs(row.mission), now),
         verdict=verdict,
