@@ -40,13 +40,36 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=24)
     parser.add_argument("--kills-a-run", type=int, default=4)
     parser.add_argument("--seed", type=int, default=20261126)
+    parser.add_argument("--append", action="store_true", help="Add to what is recorded.")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="bf-kills-") as folder:
         document = measure(Path(folder), rng, arguments.points, arguments.kills_a_run)
-    document["seed"] = arguments.seed
+    document["seeds"] = [arguments.seed]
+    if arguments.append and RESULT.is_file():
+        document = together(json.loads(RESULT.read_text(encoding="utf-8")), document)
     RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps({k: v for k, v in document.items() if k != "points"}) + "\n")
+
+
+def together(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Two recordings as one; the calm launches of both must agree."""
+    if before["verdict_digest"] != now["verdict_digest"]:
+        raise SystemExit("the calm launches of the two recordings differ")
+    sums = ("num_points", "num_runs", "num_equal", "lost", "twice", "processes_left")
+    last = before["points"][-1]["run"]
+    points = [{**point, "run": point["run"] + last} for point in now["points"]]
+    phases = {*before["by_phase"], *now["by_phase"]}
+    return {
+        **now,
+        **{name: before[name] + now[name] for name in sums},
+        "seeds": [*before["seeds"], *now["seeds"]],
+        "by_phase": {
+            phase: before["by_phase"].get(phase, 0) + now["by_phase"].get(phase, 0)
+            for phase in sorted(phases)
+        },
+        "points": [*before["points"], *points],
+    }
 
 
 def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fleet import provenance
+from fleet import leftovers, provenance
 from fleet.errors import FleetError, NothingPromotedError, StorageError
 from fleet.plan import CampaignPlan
 from fleet.settings import LaunchSettings, RunPaths
@@ -166,6 +166,7 @@ def _record_end(settings: LaunchSettings, error: Exception) -> None:
     from fleet.ledger.writer import Ledger
     from fleet.split_reads import register
 
+    leftovers.end([settings.session])  # Ray is down; whoever lags behind holds the ledger's lock
     if not settings.paths.ledger.is_file():
         return
     try:

@@ -125,6 +125,7 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         )
     finally:
         ray.shutdown()
+        os.environ.pop(SESSION_VARIABLE, None)
         if folder is not None:
             _keep_logs(folder, settings.paths.logs / "ray")
 

@@ -79,11 +79,12 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
     found.status.append(status(found.paths))
 
     found.results_at_resume.append(results())
+    resumed_at = time.time()
     driver = Launched(folder, "resume", "hit")
     driver.until("the lock", lambda: (d := driver_of(found.paths)) is not None and d.alive)
     found.second_driver = resume_beside(found.paths)
     ledger = driver.until("the ledger", lambda: driver.child("ray::Ledger"))
-    driver.until("a worker", lambda: attempts(found.paths))
+    driver.until("a worker", lambda: attempts(found.paths, since=resumed_at))
     time.sleep(rng.uniform(0, 1))
     resource.prlimit(ledger.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     leave(driver)
@@ -109,10 +110,10 @@ def sessions(paths: RunPaths) -> list[str]:
         return [row.session for row in reader.sessions()]
 
 
-def attempts(paths: RunPaths) -> bool:
-    """Whether a worker of the newest driver has reported."""
+def attempts(paths: RunPaths, *, since: float) -> bool:
+    """Whether a worker has reported since then."""
     with LedgerReader(paths.ledger) as reader:
-        return bool(reader.seen())
+        return any(attempt.started_at > since for attempt in reader.attempts())
 
 
 def status(paths: RunPaths) -> str:
