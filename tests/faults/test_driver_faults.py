@@ -91,13 +91,19 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
     found.integrity = integrity(found.paths)
     found.status.append(status(found.paths))
 
-    for _ in range(2):  # somewhere: in Ray's start, in training, between verdict and report
-        found.results_at_resume.append(results())
-        driver = Launched(folder, "resume", "hit")
-        time.sleep(rng.uniform(1, 20))
-        if driver.process.poll() is None:
-            driver.kill()
-            found.exit_codes.append(driver.process.returncode)
+    found.results_at_resume.append(results())
+    resumed_at = time.time()
+    driver = Launched(folder, "resume", "hit")
+    driver.until("a worker", lambda: attempts(found.paths, since=resumed_at))
+    assert cli.run(["stop", "hit", "--runs-dir", str(folder)]) == 0
+    leave(driver)
+    found.status.append(status(found.paths))
+
+    found.results_at_resume.append(results())
+    driver = Launched(folder, "resume", "hit")
+    time.sleep(rng.uniform(1, 20))  # in Ray's start, in training, or when all is said
+    if driver.process.poll() is None:
+        driver.kill()
     found.results_at_resume.append(results())
     driver = Launched(folder, "resume", "hit")
     leave(driver)
@@ -187,3 +193,9 @@ def test_a_full_disk_ends_in_exit_5_with_a_ledger_that_is_whole(hit: Hit) -> Non
     assert "next: python fleet.py resume hit" in hit.said[0]
     assert hit.integrity == "ok"
     assert "ended: StorageError" in hit.status[1]
+
+
+def test_stop_from_another_terminal_ends_in_order(hit: Hit) -> None:
+    assert hit.exit_codes[2] == 143, hit.said[1]
+    assert "Stopped by python fleet.py stop; finished runs are kept." in hit.said[1]
+    assert "stopped by python fleet.py stop: python fleet.py resume hit" in hit.status[2]

@@ -1,4 +1,7 @@
-"""SIGSTOP of a worker: stale, then heard of again; silent for twice as long, replaced."""
+"""SIGSTOP of a worker: stale, then heard of again; silent for twice as long, replaced.
+
+Beside it, a mission and an arm are cancelled from another terminal while the driver works.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 from launched import Launched
 
+from fleet import cli
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths
 from fleet.states import RunState
@@ -19,7 +23,7 @@ STALE_S = 4.0
 
 def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
     paths = RunPaths(root=tmp_path / "hung")
-    arguments = ["launch", "--run-id", "hung", "--missions", "F1", "--cpus", "1", "--no-promote"]
+    arguments = ["launch", "--run-id", "hung", "--missions", "F1,F2", "--cpus", "1", "--no-promote"]
     arguments += ["--set", "params.pack_s=9"]
     driver = Launched(tmp_path, *arguments, FAKE_STALE_S=str(STALE_S))
 
@@ -30,6 +34,8 @@ def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
             return any(row.state in states for row in reader.runs())
 
     driver.until("training", lambda: held(RunState.RUNNING))
+    where = ["--run-id", "hung", "--runs-dir", str(tmp_path)]
+    assert cli.run(["cancel", "F2", "F1:extra", *where]) == 0
     worker = driver.until("the worker", lambda: driver.child("ray::RayTrainWorker"))
     worker.send_signal(signal.SIGSTOP)
     driver.until("stale", lambda: held(RunState.STALE), timeout_s=STALE_S + 5)
@@ -45,6 +51,14 @@ def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
     assert time.monotonic() - stopped > 1.5 * STALE_S
     assert driver.wait() == 0, driver.said
     with LedgerReader(paths.ledger) as reader:
-        assert {row.state for row in reader.runs()} == {RunState.DONE}
-        assert sorted(pack.tries for pack in reader.packs()) == [1, 1, 2]
+        left = {row.state for row in reader.runs("F1") if row.arm != "extra"}
+        assert left == {RunState.DONE}
+        gone = [*reader.runs("F2"), *(r for r in reader.runs("F1") if r.arm == "extra")]
+        assert {row.state for row in gone} == {RunState.CANCELLED}
+        assert sorted(pack.tries for pack in reader.packs("F1")) == [1, 1, 2]
+        assert {row.mission: row.phase for row in reader.missions()}["F2"] == "cancelled"
+        verdicts = {body["mission"]: body for _, body in reader.bodies("verdict")}
+        assert [gate["gate"] for gate in verdicts["F1"]["gates"]] == ["better"]
+        assert verdicts["F1"]["verdict"] != "INVALID"
+        assert verdicts["F2"]["verdict"] == "INVALID"
         assert any("silent for" in event.text for event in reader.events(level="warning"))
