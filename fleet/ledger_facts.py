@@ -110,6 +110,12 @@ def _runs(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
     text = f"{done} of {len(runs)} planned runs are done and scored"
     if spared:
         text += f", {spared} were spared by an early stop of {', '.join(sorted(stopped))}"
+    orders = reader.orders()
+    gone = sum(
+        run.state is RunState.CANCELLED and orders.cancelled(run.mission, run.arm) for run in runs
+    )
+    if gone:
+        text += f", {gone} were cancelled by the user while the launch ran"
     text += f"; {retried} packs needed more than one attempt; failures are listed above"
     lost = len(runs) - done - spared
     return Fact(answer=text, where=f"{LEDGER}: runs, packs", status="no" if lost else "yes")

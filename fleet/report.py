@@ -238,13 +238,14 @@ def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
             )
     for level in ("error", "alarm"):
         known = {run.run for run in unfinished}
+        done = {run.run for run in runs if run.state is RunState.DONE}
         found += [
             Failure(
                 mission=event.source,
                 arm="",
                 seed=None,
                 error=event.text.splitlines()[0],
-                resolved=False,
+                resolved=level == "error" and event.source in done,  # a retry has mended it
             )
             for event in reader.events(level=level)
             if event.source not in known
