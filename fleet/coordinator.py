@@ -24,6 +24,7 @@ from fleet.cluster_nodes import foreign_holders, free_nodes
 from fleet.errors import InterruptedBySignalError, UnfitEnvironmentError
 from fleet.ledger.reader import LedgerReader
 from fleet.mission_end import collect, needs_no_worker
+from fleet.monitor.observability import Observability
 from fleet.plan import CampaignPlan
 from fleet.policies import Cause, admit, explain_wait, overdue, preflight
 from fleet.ray_session import RaySession, ray_session
@@ -80,13 +81,14 @@ def run_campaign(
             raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
         on_start(session)
         campaign = _open(plan, settings, session, stopper, meta, prepare)
+        watching = Observability(settings, campaign.ledger)
         try:
             with LedgerReader(settings.paths.ledger) as reader:
                 for mission in campaign.missions.values():
                     if mission.watch is not None:
                         mission.watch.restore(reader)
                     mission.finished_before = needs_no_worker(reader, mission)
-                _loop(campaign, reader, on_tick)
+                _loop(campaign, reader, on_tick, watching)
             return close(campaign, time.monotonic() - started)
         except KeyboardInterrupt:
             raise InterruptedBySignalError(
@@ -97,6 +99,7 @@ def run_campaign(
             ) from None
         finally:
             campaign.end_jobs()
+            watching.close()
 
 
 def _open(
@@ -163,7 +166,9 @@ def _open(
     )
 
 
-def _loop(campaign: Campaign, reader: LedgerReader, on_tick: OnTick) -> None:
+def _loop(
+    campaign: Campaign, reader: LedgerReader, on_tick: OnTick, watching: Observability
+) -> None:
     """Until every mission has its verdict, or a signal or a request to stop came."""
     swept = time.monotonic()
     while True:
@@ -176,6 +181,7 @@ def _loop(campaign: Campaign, reader: LedgerReader, on_tick: OnTick) -> None:
             _sweep(campaign, reader)
             _check_waits(campaign, reader)
         over = all(mission.over for mission in campaign.missions.values())
+        watching.look(reader, now=over)
         on_tick(reader, over)
         if campaign.stopper.signal_number is not None:
             stop(campaign, reader, on_tick)

@@ -46,6 +46,8 @@ class Order:
     """Where PROMOTE verdicts are registered at the end; None leaves the registry alone."""
     catalog: str = CATALOG
     """Where missions come from; no command offers another one."""
+    alerts_file: Path | None = None
+    """Thresholds of the alerts; None takes the defaults."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of the workers beside our own."""
 
@@ -71,6 +73,7 @@ def carry_out(order: Order) -> int:
         return _show_plan(plan, order)
 
     from fleet import preflight
+    from fleet.alerts import load_alert_config
     from fleet.drive import Wishes, launch_facts, work
     from fleet.driver_lock import drive
 
@@ -82,6 +85,7 @@ def carry_out(order: Order) -> int:
         address=order.address,
         catalog=order.catalog,
         worker_env=order.worker_env,
+        alerts=load_alert_config(order.alerts_file) if order.alerts_file else None,
     )
     if order.address is None:
         preflight.check_resources(plan, preflight.this_machine(settings.cpus))
@@ -89,7 +93,7 @@ def carry_out(order: Order) -> int:
     figures = preflight.check_bases(specs)
     _make_folder(paths)
     with drive(paths, command=settings.command) as lock:
-        write_order(paths, _as_file(order, plan, settings.command))
+        write_order(paths, _as_file(order, plan, settings))
         try:
             return work(
                 plan,
@@ -120,7 +124,7 @@ def _make_folder(paths: RunPaths) -> None:
         raise StorageError(f"{paths.root}: cannot be made: {error}") from None
 
 
-def _as_file(order: Order, plan: CampaignPlan, command: str) -> OrderFile:
+def _as_file(order: Order, plan: CampaignPlan, settings: LaunchSettings) -> OrderFile:
     specs = [work.spec for work in plan.works]
     return OrderFile(
         missions=tuple(spec.id for spec in specs),
@@ -130,9 +134,10 @@ def _as_file(order: Order, plan: CampaignPlan, command: str) -> OrderFile:
         cpus=order.cpus,
         address=order.address,
         catalog=order.catalog,
-        command=command,
+        command=settings.command,
         code_version=plan.code_version,
         registry=None if order.registry is None else str(order.registry.absolute()),
+        alerts=settings.alerts,
         specs=plain_specs(specs),
     )
 

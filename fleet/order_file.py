@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fleet.alerts.config import AlertConfig
 from fleet.errors import NotFoundError, StorageError
 from fleet.ledger.files import write_durably
 from fleet.settings import RunPaths, check_run_id, list_runs
@@ -35,6 +36,8 @@ class OrderFile(BaseModel):
     code_version: str
     registry: str | None
     """Where promotions go; None leaves the registry alone."""
+    alerts: AlertConfig | None = None
+    """Thresholds of the alerts; None takes the defaults."""
     specs: dict[str, dict[str, Any]]
     """Mission -> specification as the words above meant it then."""
 

@@ -134,6 +134,7 @@ def _go_on(
         address=asked.address,
         catalog=asked.catalog,
         worker_env=order.worker_env,
+        alerts=asked.alerts,
         session=lock.session,
         beat=lock.beat,
     )

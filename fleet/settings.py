@@ -6,9 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fleet.errors import NotFoundError, UsageError
 from fleet.provenance import code_version
+
+if TYPE_CHECKING:
+    from fleet.alerts.config import AlertConfig
 
 RUNS_DIR = Path("runs")
 REGISTRY_DIR = Path("registry")
@@ -57,6 +61,11 @@ class RunPaths:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def alerts(self) -> Path:
+        """Alerts as they began and ended, JSON lines."""
+        return self.root / "alerts.jsonl"
 
     @property
     def tensorboard(self) -> Path:
@@ -148,5 +157,7 @@ class LaunchSettings:
     """How long a worker group may wait for resources before its mission fails with a reason."""
     checkpoint_every_s: float = 5.0
     """Seconds between checkpoints of a training; 0 keeps none."""
+    alerts: AlertConfig | None = None
+    """Thresholds of the alerts; None takes the defaults."""
     max_tries: int = 3
     """Attempts of a pack whose worker dies."""

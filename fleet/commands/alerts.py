@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunArgument, RunsDir
+from fleet.commands.options import DEFAULT_RUNS_DIR, AlertsFile, AsJson, RunArgument, RunsDir
 
 alerts = typer.Typer(
     name="alerts",
@@ -15,9 +15,6 @@ alerts = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-AlertsFile = Annotated[
-    Path | None, typer.Option("--alerts", help="File of thresholds (YAML); see docs/monitoring.md.")
-]
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of to stdout.")]
 
 

@@ -10,6 +10,7 @@ import typer
 from fleet.commands.options import (
     DEFAULT_REGISTRY,
     DEFAULT_RUNS_DIR,
+    AlertsFile,
     AsJson,
     RegistryDir,
     RunsDir,
@@ -57,6 +58,7 @@ def launch(
     cpus: Annotated[
         int, typer.Option("--cpus", min=0, help="Worker slots here; 0 takes every usable core.")
     ] = 0,
+    alerts: AlertsFile = None,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     registry: RegistryDir = DEFAULT_REGISTRY,
 ) -> int:
@@ -76,6 +78,7 @@ def launch(
         cpus=cpus,
         runs_dir=Path(runs_dir),
         registry=None if no_promote else Path(registry),
+        alerts_file=alerts,
     )
     return carry_out(order)
 

@@ -18,6 +18,9 @@ RunArgument = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; logs go to stderr.")
 ]
+AlertsFile = Annotated[
+    Path | None, typer.Option("--alerts", help="File of alert thresholds; see docs/alerts.md.")
+]
 RegistryDir = Annotated[Path, typer.Option("--registry", help="Where promoted models are kept.")]
 Reason = Annotated[
     str, typer.Option("--reason", help="Why, in a sentence; recorded beside the decision.")

@@ -15,6 +15,7 @@ from fleet.keys import run_key
 from fleet.ledger import chain
 from fleet.ledger.reopening import freeze_body, insert_packs
 from fleet.ledger.transitions import Transitions
+from fleet.redaction import redactor
 
 if TYPE_CHECKING:
     from fleet.plan import CampaignPlan
@@ -33,7 +34,7 @@ def write_plan(
         KeyConflictError: a mission is recorded with another specification.
     """
     for key, value in {"run_id": plan.run_id, "profile": plan.profile, **meta}.items():
-        inside.put_meta(key, json.dumps(value, sort_keys=True))
+        inside.put_meta(key, json.dumps(redactor().data(value), sort_keys=True))
     inside.put_meta("code_version", json.dumps(plan.code_version))
     for work in plan.works:
         spec_json = json.dumps(work.spec.model_dump(mode="json"))

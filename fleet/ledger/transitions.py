@@ -15,6 +15,7 @@ from typing import Any
 from fleet.errors import LedgerError
 from fleet.ledger.records import Lease
 from fleet.policies import Cause, retry
+from fleet.redaction import redactor
 from fleet.states import RunState, check_move
 
 
@@ -47,7 +48,7 @@ class Transitions:
         """Notes something worth telling."""
         self._cx.execute(
             "INSERT INTO events (at, level, source, text) VALUES (?, ?, ?, ?)",
-            (self._clock(), level, source, text),
+            (self._clock(), level, source, redactor().text(text)),
         )
 
     def stopping(self, mission: str) -> bool:
@@ -116,6 +117,8 @@ class Transitions:
         self, run: str, cause: Cause, reason: str, traceback: str | None, attempt: str | None
     ) -> None:
         """Moves a run to FAILED and keeps why."""
+        reason = redactor().text(reason)
+        traceback = None if traceback is None else redactor().text(traceback)
         text = f"{cause.value}: {reason}"
         self.move(run, RunState.FAILED, text, attempt)
         digest = hashlib.sha256((traceback or reason).encode()).hexdigest()[:12]

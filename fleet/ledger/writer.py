@@ -23,6 +23,7 @@ from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.records import Lease, LostAttempt, Point, RunResult, SplitTicket
 from fleet.ledger.transitions import Transitions
 from fleet.policies import Cause, LeaseVerdict, judge_lease
+from fleet.redaction import redactor
 from fleet.states import RunState
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Ledger:
         with self._turn():
             self._cx.execute(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = ?",
-                (key, *[json.dumps(value, sort_keys=True)] * 2),
+                (key, *[json.dumps(redactor().data(value), sort_keys=True)] * 2),
             )
 
     def record_data(
@@ -330,7 +331,7 @@ class Ledger:
             self._cx.execute(
                 "UPDATE missions SET error = coalesce(error, ?), traceback = coalesce(traceback, ?)"
                 " WHERE mission = ?",
-                (reason, traceback, mission),
+                (redactor().text(reason), redactor().text(traceback), mission),
             )
             self._inside.close_open_runs(mission, RunState.FAILED, reason, traceback)
 
