@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +66,7 @@ def carry_out(order: Order) -> int:
             "with another --run-id",
         )
     specs = resolve(order)
+    _refuse_secrets(specs)
     plan = plan_campaign(
         specs, run_id=run_id, profile=order.profile, code_version=provenance.code_version()
     )
@@ -154,6 +155,19 @@ def resolve(order: Order) -> list[MissionSpec]:
     for mission, arms in arms_by_mission(order.arms, specs).items():
         specs[mission] = select_arms(specs[mission], arms)
     return list(specs.values())
+
+
+def _refuse_secrets(specs: Sequence[MissionSpec]) -> None:
+    """A mission file is hashed, kept and published: no secret may stand in it."""
+    from fleet.redaction import redactor
+
+    for spec in specs:
+        name = redactor().found_in(json.dumps(spec.model_dump(mode="json"), ensure_ascii=False))
+        if name is not None:
+            raise ConfigError(
+                f"Mission {spec.id}: its file or a --set carries the value of {name}. Mission "
+                "files are kept and published: let the code read the environment instead."
+            )
 
 
 def reproduce_command(order: Order) -> str:
