@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 from fleet.commands.alerts import alerts
 from fleet.commands.calibrate import calibrate
 from fleet.commands.cancel import cancel
+from fleet.commands.compare import compare
 from fleet.commands.doctor import doctor
 from fleet.commands.judge import judge
 from fleet.commands.launch import launch
@@ -56,6 +57,7 @@ COMMANDS = (
     retry,
     cancel,
     report,
+    compare,
     promote,
     rollback,
     missions,
