@@ -86,11 +86,9 @@ class Comparison:
         both = [m for m in self.missions if None not in m.verdicts]
         moved = [m for m in both if m.verdicts[0] != m.verdicts[1]]
         equal = sum(m.same_scores for m in both)
-        parts = [f"{len(both)} missions in both"]
-        parts.append(
-            "the same verdicts" if not moved else f"{len(moved)} verdicts differ"
-        ) if both else None
+        parts = [f"{len(both)} missions with a verdict in both"]
         if both:
+            parts.append(f"{len(moved)} verdicts differ" if moved else "the same verdicts")
             parts.append(f"scores of {equal} equal to the bit")
         return ", ".join(parts)
 
@@ -143,13 +141,12 @@ def _mission(a: MissionSide | None, b: MissionSide | None) -> MissionChange:
     some = a or b
     assert some is not None, "a name comes from one of the sides"
     va, vb = (None if side is None else side.verdict for side in (a, b))
-    both = a is not None and b is not None
     return MissionChange(
         mission=some.mission,
         title=some.title,
-        verdicts=(va and str(va["verdict"]), vb and str(vb["verdict"])),
-        same_file=both and a.spec_hash == b.spec_hash,
-        same_data=both and a.data_digest == b.data_digest != "",
+        verdicts=(_word(va, "verdict"), _word(vb, "verdict")),
+        same_file=a is not None and b is not None and a.spec_hash == b.spec_hash,
+        same_data=a is not None and b is not None and a.data_digest == b.data_digest != "",
         same_scores=bool(va and vb and va["scores_digest"] == vb["scores_digest"]),
         wall_s=(None if a is None else a.wall_s, None if b is None else b.wall_s),
         gates=tuple(_gates(va, vb)),
@@ -164,22 +161,25 @@ def _gates(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[Gat
         some = one or two
         assert some is not None, "a gate comes from one of the sides"
         spans = tuple(_interval(gate) for gate in (one, two))
-        values = tuple(None if gate is None else gate["estimate"] for gate in (one, two))
-        change = values[1] - values[0] if None not in values else None
+        before, after = (None if gate is None else gate["estimate"] for gate in (one, two))
         found.append(
             GateChange(
                 gate=name,
                 metric=str(some["metric"]),
                 scale=str(some["scale"]),
                 primary=bool(some["primary"]),
-                decisions=(one and str(one["decision"]), two and str(two["decision"])),
-                estimates=(values[0], values[1]),
+                decisions=(_word(one, "decision"), _word(two, "decision")),
+                estimates=(before, after),
                 intervals=(spans[0], spans[1]),
-                change=change,
+                change=None if before is None or after is None else after - before,
                 apart=_apart(spans[0], spans[1]),
             )
         )
     return found
+
+
+def _word(found: Mapping[str, Any] | None, name: str) -> str | None:
+    return None if found is None else str(found[name])
 
 
 def _interval(gate: Mapping[str, Any] | None) -> tuple[float, float] | None:

@@ -45,6 +45,7 @@ def _table(gates: tuple[GateChange, ...]) -> Table:
     table.add_column("results")
     for gate in gates:
         change = wording.number(gate.change, gate.scale, signed=True)
+        change += wording.unit(gate.scale) if gate.change is not None else ""
         table.add_row(
             Text(gate.gate, style="bold" if gate.primary else ""),
             *(_side(gate, number) for number in (0, 1)),

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.ledger.reader import LedgerReader
-from fleet.ledger.records import Event
 from fleet.monitor.snapshot import MissionView, take
 from fleet.page import figures
-from fleet.page.fleet_view import in_order, left_of, state_of, total_counts, trouble
+from fleet.page.fleet_view import Alert, in_order, left_of, state_of, total_counts, trouble
 from fleet.settings import RunPaths
 
 
@@ -48,7 +47,7 @@ class CampaignView:
     workers: int
     silent_s: float | None
     missions: tuple[MissionLine, ...]
-    alerts: tuple[Event, ...]
+    alerts: tuple[Alert, ...]
     facts: Mapping[str, Any]
     versions: Mapping[str, str]
     dashboard: str
@@ -63,16 +62,16 @@ def campaign_view(paths: RunPaths) -> CampaignView:
         counts = reader.counts()
         verdicts: dict[str, Mapping[str, Any]] = {}
         promoted: dict[str, str] = {}
-        for kind, body in reader.bodies("verdict", "promotion"):
+        for kind, decided in reader.bodies("verdict", "promotion"):
             if kind == "verdict":
-                verdicts[body["mission"]] = body
+                verdicts[decided["mission"]] = decided
             else:
-                promoted[body["mission"]] = str(body["model"])
+                promoted[decided["mission"]] = str(decided["model"])
         all_counts = total_counts(reader)
         workers = len(reader.seen())
     lines = []
     for mission in in_order(snapshot):
-        body = verdicts.get(mission.mission) or mission.interim
+        body: Mapping[str, Any] | None = verdicts.get(mission.mission, mission.interim)
         primary = next((g for g in body["gates"] if g["primary"]), None) if body else None
         states = counts.get(mission.mission, {})
         lines.append(

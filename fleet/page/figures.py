@@ -5,6 +5,7 @@ Coordinates are SVG user units, rounded, so that an unchanged figure is the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,13 +93,12 @@ def _forest_row(gate: Mapping[str, Any], width: float) -> ForestRow:
         label=str(gate["gate"]),
         note=f"{gate['metric']}{f', {against}' if against else ''}",
         decision=str(gate.get("decision") or ""),
-        text=f"{text} {unit}".strip() if estimate is not None else str(gate.get("note") or "none"),
+        text=f"{text}{unit}" if estimate is not None else str(gate.get("note") or "none"),
         estimate=x(estimate),
         low=x(low),
         high=x(high),
         margins=tuple(
-            (x(m) or 0.0, f"{wording.number(m, scale, signed=signed)} {unit}".strip())
-            for m in margins
+            (x(m) or 0.0, f"{wording.number(m, scale, signed=signed)}{unit}") for m in margins
         ),
         zero=x(0.0) if signed and known else None,
         primary=bool(gate.get("primary")),
@@ -126,6 +126,10 @@ class Curves:
     lines: tuple[Line, ...]
     x_range: tuple[float, float]
     y_range: tuple[float, float]
+    log_y: bool
+    """Logarithmic: positive values over more than two decades."""
+    shared: int
+    """Curves that another one covers to the point: arms of a seed may share their training."""
     arms: tuple[tuple[str, int, float], ...]
     """Arm, number of its colour, mean of its runs' last values."""
 
@@ -148,14 +152,22 @@ def curves(
     xs = [x for points in kept.values() for x, _ in points]
     ys = [y for points in kept.values() for _, y in points]
     x_range, y_range = (min(xs), max(xs)), (min(ys), max(ys))
-    wide, high = (x_range[1] - x_range[0]) or 1.0, (y_range[1] - y_range[0]) or 1.0
-    lines = []
+    log_y = y_range[0] > 0 and y_range[1] / y_range[0] > 100
+    low, top = (math.log(y) if log_y else y for y in y_range)
+    wide, high = (x_range[1] - x_range[0]) or 1.0, (top - low) or 1.0
+    lines: list[Line] = []
+    drawn: set[str] = set()
+    last: dict[str, list[float]] = {}
     for run, points in kept.items():
         text = " ".join(
             f"{(x - x_range[0]) / wide * CURVE_WIDTH:.1f},"
-            f"{(1 - (y - y_range[0]) / high) * CURVE_HEIGHT:.1f}"
+            f"{(1 - ((math.log(y) if log_y else y) - low) / high) * CURVE_HEIGHT:.1f}"
             for x, y in points
         )
+        last.setdefault(arms[run], []).append(points[-1][1])
+        if text in drawn:
+            continue
+        drawn.add(text)
         lines.append(
             Line(
                 run=run,
@@ -165,12 +177,18 @@ def curves(
                 last=points[-1][1],
             )
         )
-    means = []
-    for arm in order:
-        last = [line.last for line in lines if line.arm == arm]
-        if last:
-            means.append((arm, order.index(arm) % 6 + 1, sum(last) / len(last)))
-    return Curves(lines=tuple(lines), x_range=x_range, y_range=y_range, arms=tuple(means))
+    return Curves(
+        lines=tuple(lines),
+        x_range=x_range,
+        y_range=y_range,
+        log_y=log_y,
+        shared=len(kept) - len(lines),
+        arms=tuple(
+            (arm, order.index(arm) % 6 + 1, sum(last[arm]) / len(last[arm]))
+            for arm in order
+            if arm in last
+        ),
+    )
 
 
 def thin(

@@ -25,6 +25,8 @@ PER_PAGE = 20
 TROUBLE = ("alarm", "error", "warning")
 """Levels of events that are shown as alerts, worst first."""
 MAX_ALERTS = 50
+MAX_EVENTS = 500
+"""Of each level that are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,9 @@ class Alert:
 
     run_id: str
     event: Event
+    """The newest of those that say the same."""
+    more: int
+    """Others that say the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,10 +94,10 @@ def fleet_view(runs_dir: Path, page: int = 1) -> FleetView:
     shown = runs[(page - 1) * PER_PAGE : page * PER_PAGE]
     lines = [line_of(paths) for paths in shown]
     alerts = [
-        Alert(run_id=paths.run_id, event=event)
+        alert
         for paths, line in zip(shown, lines, strict=True)
         if line.state != "unreadable"
-        for event in trouble(paths, 5)
+        for alert in trouble(paths)
     ]
     alerts.sort(key=lambda alert: -alert.event.at)
     return FleetView(
@@ -183,11 +188,20 @@ def total_counts(reader: LedgerReader) -> dict[str, int]:
     return found
 
 
-def trouble(paths: RunPaths, limit: int = MAX_ALERTS) -> list[Event]:
-    """The newest events that are no mere information, newest first."""
+def trouble(paths: RunPaths) -> list[Alert]:
+    """The newest events that are no mere information, newest first, each text once."""
     with LedgerReader(paths.ledger) as reader:
-        found = [event for level in TROUBLE for event in reader.events(level=level, limit=limit)]
-    return sorted(found, key=lambda event: -event.at)[:limit]
+        found = [
+            event for level in TROUBLE for event in reader.events(level=level, limit=MAX_EVENTS)
+        ]
+    same: dict[tuple[str, str], list[Event]] = {}
+    for event in sorted(found, key=lambda event: -event.at):
+        same.setdefault((event.level, event.text), []).append(event)
+    alerts = [
+        Alert(run_id=paths.run_id, event=events[0], more=len(events) - 1)
+        for events in same.values()
+    ]
+    return alerts[:MAX_ALERTS]
 
 
 def machine(folder: Path) -> Machine:

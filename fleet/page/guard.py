@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -112,7 +111,7 @@ def _name_of(host: str) -> str:
 
 
 def _cookie(headers: Headers) -> str:
-    jar: SimpleCookie[Any] = SimpleCookie()
+    jar = SimpleCookie()
     try:
         jar.load(headers.get("cookie", ""))
     except CookieError:

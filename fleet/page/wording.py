@@ -11,22 +11,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 NONE = "\N{EN DASH}"
+NARROW = "\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None, scale: str = "raw", *, signed: bool = False) -> str:
     """Two decimals of a percentage for fractions, four digits elsewhere."""
     if value is None:
         return NONE
+    if value == 0:
+        return "0"
     sign = "+" if signed else ""
     text = f"{value * 100:{sign}.2f}" if scale == "fraction" else f"{value:{sign}.4g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
 def unit(scale: str, kind: str = "") -> str:
-    """Unit of an estimate."""
+    """Unit of an estimate, with the space before it that no line breaks at."""
     if scale != "fraction":
         return ""
-    return "%" if kind == "bound" else "pp"
+    return f"{NARROW}{'%' if kind == 'bound' else 'pp'}"
 
 
 def span(low: float | None, high: float | None, scale: str, *, signed: bool = True) -> str:
@@ -40,7 +43,12 @@ def p_value(value: float | None) -> str:
     """`< .0001` below that, four decimals elsewhere."""
     if value is None:
         return NONE
-    return "< .0001" if value < 1e-4 else f"{value:.4f}".replace("0.", ".", 1)
+    return f"<{NARROW}.0001" if value < 1e-4 else f"{value:.4f}".replace("0.", ".", 1)
+
+
+def short(value: float) -> str:
+    """Three digits, for an axis."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def clock(seconds: float | None) -> str:
