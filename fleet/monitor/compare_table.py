@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.compare import Comparison, GateChange
+from fleet.monitor import wording
 from fleet.monitor.table import VERDICT_STYLE, clock
-from fleet.page import wording
 
 
 def print_comparison(found: Comparison) -> None:

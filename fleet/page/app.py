@@ -26,7 +26,8 @@ from starlette.exceptions import HTTPException
 from fleet.compare import compare, side_of
 from fleet.errors import FleetError, NotFoundError, StorageError, UsageError
 from fleet.ledger.reader import LedgerReader
-from fleet.page import changes, wording
+from fleet.monitor import wording
+from fleet.page import changes
 from fleet.page.campaign_view import campaign_view
 from fleet.page.figures import progress
 from fleet.page.fleet_view import fleet_view

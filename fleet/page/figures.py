@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.page import wording
+from fleet.monitor import wording
 
 MAX_POINTS = 160
 """A line is thinned to at most so many points; its extremes stay."""

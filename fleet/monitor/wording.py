@@ -1,7 +1,7 @@
-"""Numbers and times as the page writes them. A figure that does not exist is a dash, never 0.
+"""Numbers and times as the page and the tables write them. What does not exist is a dash, never 0.
 
-The statistics write theirs in `stats.report.tables` from their own records; the page has plain
-data and must start without the statistics package, so the three rules it needs stand here too.
+The statistics write theirs in `stats.report.tables` from their own records; here are plain data, and
+commands must start without the statistics package, so the few rules that it needs stand here too.
 """
 
 from __future__ import annotations
