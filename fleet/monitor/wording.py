@@ -1,7 +1,7 @@
 """Numbers and times as the page and the tables write them. What does not exist is a dash, never 0.
 
-The statistics write theirs in `stats.report.tables` from their own records; here are plain data, and
-commands must start without the statistics package, so the few rules that it needs stand here too.
+The statistics write theirs in `stats.report.tables` from their own records; here are plain data,
+and commands must start without the statistics package, so the few rules they need stand here too.
 """
 
 from __future__ import annotations
