@@ -38,4 +38,7 @@ def parameter_groups(
         groups[0]["auxiliary_loss"] = functools.partial(host.auxiliary_loss, names)
     if groups and any(host[n].has_after_step for n in trained):
         groups[0]["after_step"] = functools.partial(host.after_step, names=names)
+        groups[0]["carried"] = {
+            f"{n}.{key}": value for n in trained for key, value in host[n].carried().items()
+        }
     return groups

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bem.errors import InvalidInputError
 from bem.routing.uncertainty import ConfidenceHead
+from bem.state_tree import Stateful
 
 if TYPE_CHECKING:
     from bem.mixed.products import RowProducts
@@ -282,6 +283,10 @@ class Adapter(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called after optimiser step `step` (from 0), while its gradients are still there."""
+
+    def carried(self) -> dict[str, Stateful]:
+        """By name, what training changes beside parameters: a checkpoint of it holds these too."""
+        return {"tensors": self} if self.has_after_step else {}
 
     def factors(self, index: int) -> Factors:
         """The static delta at site `index`; a context-dependent adapter has none."""

@@ -7,6 +7,7 @@ safetensors and JSON can hold without loss; nothing is ever pickled. It knows no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,15 +61,29 @@ def split(tree: Any) -> tuple[dict[str, Tensor], Any]:
     Raises:
         InvalidInputError: something that neither safetensors nor JSON holds.
     """
-    tensors: dict[str, Tensor] = {}
-    return tensors, _split(tree, "", tensors)
+    found = _Tensors(by_path={}, path_of={})
+    plain = _split(tree, "", found)
+    return found.by_path, plain
 
 
-def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tensors:
+    by_path: dict[str, Tensor]
+    path_of: dict[tuple[Any, ...], str]
+    """Where a tensor stands that comes again; safetensors holds each memory once."""
+
+    def path(self, tensor: Tensor, path: str) -> str:
+        memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and memory in self.path_of:
+            return self.path_of[memory]
+        self.by_path[path] = tensor.detach().cpu().contiguous()
+        self.path_of[memory] = path
+        return path
+
+
+def _split(tree: Any, path: str, tensors: _Tensors) -> Any:
     if isinstance(tree, Tensor):
-        name = path or "root"
-        tensors[name] = tree.detach().cpu().contiguous()
-        return {_TENSOR: name}
+        return {_TENSOR: tensors.path(tree, path or "root")}
     if isinstance(tree, Mapping):
         if _TENSOR in tree or not all(isinstance(key, str) for key in tree):
             raise InvalidInputError(

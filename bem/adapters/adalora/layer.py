@@ -16,6 +16,7 @@ from bem.adapters.adalora.config import AdaLoraConfig
 from bem.errors import InvalidInputError
 from bem.interfaces import Adapter, AdapterConfig, Factors, Site
 from bem.layers.peft_sites import NAME, PeftAdapter
+from bem.state_tree import Stateful
 
 
 class AdaLoraAdapter(PeftAdapter):
@@ -91,6 +92,9 @@ class AdaLoraAdapter(PeftAdapter):
             )
         self.tuner.base_model.update_and_allocate(step)
 
+    def carried(self) -> dict[str, Stateful]:
+        return {**super().carried(), "allocator": _Allocator(self.tuner.base_model)}
+
     def ranks(self) -> dict[str, int]:
         """Directions still in use, by name of the site."""
         layers = zip(self.sites, self.peft_layers(), strict=True)
@@ -101,3 +105,26 @@ class AdaLoraAdapter(PeftAdapter):
         scale = layer.scaling[NAME] / (layer.ranknum[NAME] + 1e-5)
         down_RI = (layer.lora_A[NAME] * layer.lora_E[NAME]).detach()
         return down_RI, (layer.lora_B[NAME] * scale).detach()
+
+
+class _Allocator:
+    """What PEFT's rank allocator keeps outside of every state dict."""
+
+    _SUMS = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        held = self._model.rankallocator
+        pattern = self._model.peft_config[NAME].rank_pattern or {}
+        return {
+            "sums": {name: dict(getattr(held, name)) for name in self._SUMS},
+            "pattern": {site: [bool(kept) for kept in mask] for site, mask in pattern.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        held = self._model.rankallocator
+        for name in self._SUMS:
+            setattr(held, name, dict(state_dict["sums"][name]))
+        self._model.peft_config[NAME].rank_pattern = dict(state_dict["pattern"])
