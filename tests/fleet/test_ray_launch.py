@@ -22,6 +22,7 @@ from fleet.states import RunState
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.timeout(600),  # the launch is in the first test's time; three groups start twice
     # Ray's own: building a trainer touches deprecated fields of its data context.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
