@@ -61,6 +61,7 @@ class PackCheckpoints:
         self._alarm = alarm
         self._resumed = resumed
         self._stages: dict[tuple[str, str], StageCheckpoints] = {}
+        self._earlier: list[StageCheckpoints] = []
 
     def stage(self, name: str, run: Run | None = None) -> StageCheckpoints:
         """The store of a stage of one run, or of one that the pack's arms share.
@@ -95,23 +96,32 @@ class PackCheckpoints:
 
     def begin_again(self) -> None:
         """The pack's training starts anew in this process: its stages may be asked for again."""
+        self._earlier += self._stages.values()
         self._stages.clear()
 
     def forget(self, run: str) -> None:
         """Removes what belongs to one run; it is done."""
-        shutil.rmtree(self._folder / run, ignore_errors=True)
+        _remove(self._folder / run)
 
     def forget_all(self) -> None:
         """Removes everything; the pack is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
 
     @property
     def cost(self) -> tuple[float, float]:
         """(wall, CPU) seconds that writing took."""
-        stages = self._stages.values()
+        stages = self._all()
         return sum(s.wall_s for s in stages), sum(s.cpu_s for s in stages)
 
     @property
     def writes(self) -> int:
         """Checkpoints written."""
-        return sum(stage.writes for stage in self._stages.values())
+        return sum(stage.writes for stage in self._all())
+
+    def _all(self) -> list[StageCheckpoints]:
+        return [*self._earlier, *self._stages.values()]
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
