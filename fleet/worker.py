@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 import threading
 import time
 import traceback as tracebacks
@@ -34,7 +33,8 @@ from fleet import preemption, provenance
 from fleet.context import WorkerContext
 from fleet.errors import FleetError, KeyConflictError, StorageError
 from fleet.failures import cause_of_failure, is_disk_trouble, reason_of
-from fleet.ledger.records import Lease, RunResult
+from fleet.handover import plain_extras, result_of, results_back
+from fleet.ledger.records import Lease
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
 from fleet.preemption import Notice
@@ -43,11 +43,8 @@ from fleet.shared_group import ledger_of
 from fleet.split_lock import LedgerLock
 from fleet.worker_ledger import WorkerLedger
 from missions.checkpoints import EVERY_S, PackCheckpoints
-from missions.protocol import Artifact, Mission, Pack, ReportTable, Run
+from missions.protocol import Artifact, Mission, Pack, Run
 from missions.spec import MissionSpec
-from stats.plain import from_plain, to_plain
-from stats.scores import ScoreTable
-from stats.verdict import ArmCost
 
 HEARTBEAT_S = 1.0
 PREEMPTED_EXIT = 75
@@ -321,7 +318,7 @@ class Worker:
         try:
             with self._timed("evaluate", name):
                 scores = mission.evaluate(self._spec, run, artifact, "test", self._ctx)
-                result = _result(name, scores, artifact)
+                result = result_of(name, scores, artifact)
             self._ledger.finish_run(self._attempt, result)
             log.info("%s: done, %d scores", name, len(scores))
             return True
@@ -347,24 +344,10 @@ class Worker:
                 self._timed("extras", self._job.mission),
                 LedgerReader(self._job.paths.ledger) as reader,
             ):
-                artifacts: dict[Run, Artifact] = {}
-                tables: list[ScoreTable] = []
-                for row in reader.results(self._job.mission):
-                    run = Run(mission=row.mission, arm=row.arm, seed=row.seed)
-                    artifacts[run] = Artifact(
-                        path=Path(row.artifact),
-                        cost=from_plain(ArmCost, json.loads(row.cost_json)),
-                        figures=json.loads(row.figures_json),
-                    )
-                    tables.append(ScoreTable.from_parquet(self._job.paths.scores / row.scores_file))
-                extras = mission.report_extras(
-                    self._spec, self._ctx, artifacts, ScoreTable.concat(tables)
-                )
-                plain = [
-                    {"is": "table" if isinstance(extra, ReportTable) else "figure"}
-                    | dict(to_plain(extra))
-                    for extra in extras
-                ]
+                rows = reader.results(self._job.mission)
+                artifacts, scores = results_back(rows, self._job.paths.scores)
+                extras = mission.report_extras(self._spec, self._ctx, artifacts, scores)
+                plain = plain_extras(extras)
         except FleetError:
             raise
         except Exception as error:
@@ -435,30 +418,6 @@ def _raise_disk_trouble(error: Exception) -> None:
     """A full disk is no failure of the run's: it ends the launch, and a resume goes on."""
     if is_disk_trouble(error):
         raise StorageError(f"{type(error).__name__}: {error}") from error
-
-
-def _result(name: str, scores: ScoreTable, artifact: Artifact) -> RunResult:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scores.parquet"
-        scores.to_parquet(path)
-        content = path.read_bytes()
-    return RunResult(
-        run=name,
-        scores_parquet=content,
-        scores_digest=scores.digest(),
-        scores_rows=len(scores),
-        artifact=str(artifact.path),
-        cost_json=json.dumps(to_plain(artifact.cost), sort_keys=True),
-        figures_json=json.dumps(_finite(artifact.figures), sort_keys=True, allow_nan=False),
-    )
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Diagnostics may be NaN (a code that never varied); JSON has no word for that but null."""
-    return {
-        name: float(value) if torch.isfinite(torch.tensor(float(value))) else None
-        for name, value in figures.items()
-    }
 
 
 def parse_job(config: Mapping[str, Any]) -> WorkerJob:
