@@ -159,7 +159,11 @@ class AlignmentEnforcer(Mission):
             kind="overlay" if record.has_adapter else "adapter",
             base_model=spec.base_model,
             base_digest=ctx.base().digest,
-            serving={"knob": record.knob, "skill": SKILL, "safety": SAFETY},
+            serving=(
+                {"knob": record.knob, "skill": SKILL, "safety": SAFETY}
+                if record.has_adapter
+                else {}
+            ),
         )
 
     def report_extras(
