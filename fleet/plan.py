@@ -6,7 +6,7 @@ Knows neither models nor Ray nor the ledger; the same specifications always give
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fleet.errors import ConfigError, UsageError
@@ -154,9 +154,24 @@ def select_arms(spec: MissionSpec, wanted: Sequence[str]) -> MissionSpec:
     kept_gates = {gate.id for gate in gates}
     document["gates"] = [gate for gate in document["gates"] if gate["id"] in kept_gates]
     document["parity"]["pairs"] = [p for p in document["parity"]["pairs"] if set(p) <= set(keep)]
+    if document["sweep"] is not None:
+        document["sweep"] = _sweep_of(document["sweep"], keep)
     if deciding and not spec.withhold_verdict:
         document["withhold_verdict"] = f"arms left out by --arms: {', '.join(deciding)}"
     return MissionSpec.model_validate(document)
+
+
+def _sweep_of(sweep: dict[str, Any], keep: Sequence[str]) -> dict[str, Any] | None:
+    """A sweep without the arms that are left out; None where no swept arm is left."""
+    part = {
+        field: {arm: value for arm, value in sweep[field].items() if arm in keep}
+        for field in ("arms", "follow", "untuned")
+    }
+    part["follow"] = {
+        arm: [leader for leader in leaders if leader in part["arms"]]
+        for arm, leaders in part["follow"].items()
+    }
+    return {**sweep, **part} if part["arms"] else None
 
 
 def arms_by_mission(
@@ -192,6 +207,7 @@ def _named(gate: Any) -> set[str]:
 
 def _work(spec: MissionSpec) -> MissionWork:
     spec_hash = spec.digest()
+    sweep_s = spec.sweep.expected_cpu_s if spec.sweep is not None else 0.0
     arm_hashes = {arm: spec.arm_digest(arm) for arm in spec.arms}
     packs: list[PackPlan] = []
     for seed in spec.seeds:
@@ -218,8 +234,14 @@ def _work(spec: MissionSpec) -> MissionWork:
         spec=spec,
         spec_hash=spec_hash,
         packs=tuple(packs),
-        expected_cpu_s=spec.resources.expected_cpu_s,
+        expected_cpu_s=spec.resources.expected_cpu_s + sweep_s,
     )
+
+
+def settled(work: MissionWork, spec: MissionSpec) -> MissionWork:
+    """The work of a mission whose sweep is settled: the same file, the chosen settings."""
+    chosen = _work(spec)
+    return replace(work, spec=spec, packs=chosen.packs)
 
 
 def _order(works: Sequence[MissionWork]) -> list[MissionWork]:

@@ -186,6 +186,11 @@ class MissionSearch:
             for arm in sweep.arms
         }
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that are swept."""
+        return tuple(self._arms)
+
     def next(self) -> Trial | Literal["wait"] | None:
         """The next trial, of the arm that is furthest behind; WAIT, or None at the end."""
         waiting = False

@@ -1,0 +1,79 @@
+"""A mission's sweep from the driver's side: begin it, and settle it when it has ended.
+
+Knows the plan, the ledger's client and the thread that Tune runs in; when to begin is the
+coordinator's to say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+
+from fleet.errors import UnfitEnvironmentError
+from fleet.plan import MissionWork, settled
+from fleet.policies import Node
+from fleet.settings import LaunchSettings
+from fleet.sweep.records import SweepOutcome
+from fleet.sweep.resources import starvation, trial_resources
+from fleet.sweep.settling import choice_body, chosen_spec, settlement
+from fleet.sweep.tuning import SweepJob, SweepThread, TuneSweep, start_sweep
+from fleet.worker_ledger import LedgerClient
+from missions.sweep_check import check_sweep, file_settings
+
+
+def check_trials(works: Sequence[MissionWork], nodes: Sequence[Node]) -> None:
+    """Refuses sweeps whose trials could wait for one another for ever.
+
+    Raises:
+        UnfitEnvironmentError: one line for all of them.
+    """
+    problems = [
+        problem
+        for work in works
+        if work.spec.sweep is not None
+        if (problem := starvation(work.mission, trial_resources(work.spec, work.job, nodes), nodes))
+    ]
+    if problems:
+        raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
+
+
+def begin_sweep(
+    work: MissionWork,
+    settings: LaunchSettings,
+    ledger: LedgerClient,
+    *,
+    namespace: str,
+    nodes: Sequence[Node],
+    code_version: str,
+) -> SweepThread:
+    """Starts the sweep of a mission that has one."""
+    spec = work.spec
+    assert spec.sweep is not None, "only a mission with a sweep is swept"
+    mission = importlib.import_module(settings.catalog).load_mission(work.mission)
+    check_sweep(spec, mission, f"mission {work.mission}")
+    first = {
+        arm: file_settings(spec, mission, arm, f"mission {work.mission}") for arm in spec.sweep.arms
+    }
+    resources = trial_resources(spec, work.job, nodes)
+    job = SweepJob(
+        mission=work.mission,
+        root=str(settings.paths.root),
+        spec_json=json.dumps(spec.model_dump(mode="json")),
+        catalog=settings.catalog,
+        code_version=code_version,
+        namespace=namespace,
+        gpus=work.spec.resources.gpus,
+    )
+    return start_sweep(work.mission, TuneSweep(job, ledger, first, resources), resources)
+
+
+def settle_sweep(
+    work: MissionWork, outcome: SweepOutcome, ledger: LedgerClient, *, code_version: str
+) -> MissionWork:
+    """Records the choice, freezes the arms with it, and returns the work to be confirmed."""
+    chosen = chosen_spec(work.spec, outcome)
+    told = settlement(chosen, spec_hash=work.spec_hash, code_version=code_version)
+    body = choice_body(work.spec, outcome)
+    ledger.call("settle_sweep", work.mission, told.spec_json, body, told.freeze)
+    return settled(work, chosen)
