@@ -79,6 +79,9 @@ def stop(campaign: Campaign, reader: LedgerReader, on_tick: OnTick) -> None:
     names = [name for name, mission in campaign.missions.items() if not mission.over]
     for name in names:
         ledger.call("request_stop", name, text)
+        thread = campaign.missions[name].sweep
+        if thread is not None:
+            thread.sweep.stop()
     deadline = time.monotonic() + campaign.settings.grace_s
     while time.monotonic() < deadline and any_held(reader):
         on_tick(reader, False)

@@ -33,6 +33,7 @@ from fleet.commands.retry import retry
 from fleet.commands.rollback import rollback
 from fleet.commands.status import status
 from fleet.commands.stop import stop
+from fleet.commands.sweep import sweep
 from fleet.commands.validate import validate
 from fleet.commands.watch import watch
 from fleet.errors import FleetError, InterruptedBySignalError
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     launch,
+    sweep,
     status,
     watch,
     logs,

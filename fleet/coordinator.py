@@ -30,6 +30,8 @@ from fleet.policies import Cause, admit, explain_wait, overdue, preflight
 from fleet.ray_session import RaySession, ray_session
 from fleet.settings import LaunchSettings
 from fleet.signals import Stopper
+from fleet.sweep import stage
+from fleet.sweep.driving import check_trials
 from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
 from fleet.workforce import (
     CampaignMission,
@@ -79,11 +81,13 @@ def run_campaign(
         problems = preflight([work.job for work in plan.works], session.nodes)
         if problems:
             raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
+        check_trials(plan.works, session.nodes)
         on_start(session)
-        campaign = _open(plan, settings, session, stopper, meta, prepare)
+        campaign = open_campaign(plan, settings, session, stopper, meta, prepare)
         watching = Observability(settings, campaign.ledger)
         try:
             with LedgerReader(settings.paths.ledger) as reader:
+                stage.restore(campaign, reader)
                 for mission in campaign.missions.values():
                     if mission.watch is not None:
                         mission.watch.restore(reader)
@@ -98,11 +102,12 @@ def run_campaign(
                 go_on=f"python fleet.py resume {settings.paths.run_id}",
             ) from None
         finally:
+            stage.end_all(campaign)
             campaign.end_jobs()
             watching.close()
 
 
-def _open(
+def open_campaign(
     plan: CampaignPlan,
     settings: LaunchSettings,
     session: RaySession,
@@ -174,6 +179,7 @@ def _loop(
     while True:
         campaign.settings.beat()
         driver_requests.take(campaign, reader)
+        stage.collect(campaign, reader)
         collect(campaign, reader)
         _admit(campaign, reader)
         if time.monotonic() - swept >= min(SWEEP_S, campaign.settings.stale_after_s / 4):
@@ -192,11 +198,18 @@ def _loop(
 
 def _admit(campaign: Campaign, reader: LedgerReader) -> None:
     missions, nodes = campaign.missions, campaign.nodes
-    waiting = [m.work.job for m in missions.values() if not m.started and not m.over]
-    running = running_jobs(missions.values(), reader)
+    waiting = [
+        stage.next_job(m, nodes)
+        for m in missions.values()
+        if not m.started and not m.over and not m.sweeping
+    ]
+    running = running_jobs(missions.values(), reader) + stage.running(missions.values(), nodes)
     finished = frozenset(name for name, mission in missions.items() if mission.over)
     chosen = admit(waiting, running, nodes, finished=finished, on_deck=ON_DECK)
     for name in chosen:
+        if missions[name].to_sweep:
+            stage.begin(campaign, missions[name])
+            continue
         campaign.ledger.set_phase(name, "starting")
         for group in groups_of(missions[name].work.job):
             campaign.start(missions[name], group)

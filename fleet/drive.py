@@ -87,7 +87,7 @@ def work(
             say("  it asks for a token: `ray get-auth-token` shows it")
 
     with _told_to_the_ledger(settings):
-        with progress() as show, _driver_log(paths):
+        with progress() as show, driver_log(paths):
             result = run_campaign(
                 plan,
                 settings,
@@ -182,7 +182,7 @@ def _record_end(settings: LaunchSettings, error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def _driver_log(paths: RunPaths) -> Iterator[None]:
+def driver_log(paths: RunPaths) -> Iterator[None]:
     """Ray prints to the driver's stdout, which belongs to `--json`: it goes to a file instead."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     with (

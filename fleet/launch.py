@@ -50,6 +50,8 @@ class Order:
     """Thresholds of the alerts; None takes the defaults."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of the workers beside our own."""
+    no_sweep: bool = False
+    """Confirm the mission files' own settings, even where they say what to search."""
 
 
 def carry_out(order: Order) -> int:
@@ -65,6 +67,12 @@ def carry_out(order: Order) -> int:
             go_on=f"python fleet.py status {run_id}, python fleet.py resume {run_id}, or launch "
             "with another --run-id",
         )
+    unswept: list[str] = []
+    if order.no_sweep:
+        unswept = [spec.id for spec in resolve(order) if spec.sweep is not None]
+        # The same word as on the command line, so that a resume and the report know of it.
+        patches = tuple(f"{mission}:sweep=null" for mission in unswept)
+        order = replace(order, overrides=(*order.overrides, *patches))
     specs = resolve(order)
     _refuse_secrets(specs)
     plan = plan_campaign(
@@ -92,7 +100,7 @@ def carry_out(order: Order) -> int:
         preflight.check_resources(plan, preflight.this_machine(settings.cpus))
     preflight.check_disk(paths.root)
     figures = preflight.check_bases(specs)
-    _make_folder(paths)
+    make_folder(paths)
     with drive(paths, command=settings.command) as lock:
         write_order(paths, _as_file(order, plan, settings))
         try:
@@ -105,7 +113,11 @@ def carry_out(order: Order) -> int:
                     registry=order.registry,
                 ),
                 started=started,
-                meta={**launch_facts(settings), "base_figures": figures},
+                meta={
+                    **launch_facts(settings),
+                    "base_figures": figures,
+                    "sweeps_left_out": unswept,
+                },
             )
         except FleetError:
             if not paths.ledger.is_file():
@@ -113,7 +125,8 @@ def carry_out(order: Order) -> int:
             raise
 
 
-def _make_folder(paths: RunPaths) -> None:
+def make_folder(paths: RunPaths) -> None:
+    """The run's folder; it must not be there yet."""
     try:
         paths.root.mkdir(parents=True)
     except FileExistsError:
@@ -176,7 +189,9 @@ def reproduce_command(order: Order) -> str:
     parts += ["--missions", ",".join(order.missions)] if order.missions else []
     parts += ["--arms", ",".join(order.arms)] if order.arms else []
     for override in order.overrides:
-        parts += ["--set", override]
+        if not (order.no_sweep and override.endswith(":sweep=null")):
+            parts += ["--set", override]
+    parts += ["--no-sweep"] if order.no_sweep else []
     return provenance.command_line(parts)
 
 

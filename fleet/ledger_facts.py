@@ -35,7 +35,8 @@ def ledger_facts(reader: LedgerReader, meta: Mapping[str, Any], paths: RunPaths)
 
 
 def _fixed(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
-    freezes = _of_kind(links, "freeze")
+    # Where a sweep chooses settings, the file is recorded before it and the arms are frozen after.
+    freezes = _of_kind(links, "freeze") | _of_kind(links, "mission_file")
     early: list[str] = []
     late: list[str] = []
     for row in sorted(reader.missions(), key=lambda item: item.mission):
@@ -80,7 +81,7 @@ def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
         if alike
         else "the arms ran under different numbers of seeds"
     )
-    lock = ", and test scores open for no other ones" if reads else ""
+    lock = " (test scores open for no other settings)" if reads else ""
     order = "; ".join(
         f"{name}: decision {link.seq} froze them by hash, "
         + (
@@ -90,15 +91,39 @@ def _tuning(reader: LedgerReader, links: Sequence[Decision]) -> Fact:
         )
         for name, link in sorted(freezes.items())
     )
+    sweeps = _of_kind(links, "sweep")
+    rest = sorted({row.mission for row in reader.missions()} - set(sweeps))
+    tuned = [_tuned(link) for _, link in sorted(sweeps.items())]
+    if rest:
+        tuned.append(
+            f"{', '.join(rest)}: not in this launch, all settings are those of the mission files; "
+            "how they were found before is told in each mission's README and proven by nothing here"
+        )
     return Fact(
-        answer=(
-            f"retrained: {trained}. Tuned: not in this launch, all settings are those of the "
-            f"mission files{lock}. How they were found before is told in each mission's README and "
-            "proven by nothing here"
-        ),
+        answer=f"retrained: {trained}. Tuned{lock}: {'. '.join(tuned)}",
         where=f"{LEDGER}: {order}",
-        status="part" if alike else "no",
+        status="no" if not alike else "part" if rest else "yes",
     )
+
+
+def _tuned(link: Decision) -> str:
+    """One mission's sweep: the budget of every arm, and what was left untuned why."""
+    choices = link.body["choices"]
+    budgets = {(c["trials"], c["evaluations"]) for c in choices.values()}
+    arms = ", ".join(sorted(choices))
+    if len(budgets) == 1:
+        settings, trials = budgets.pop()
+        text = f"{arms} with the same budget of {settings} settings in {trials} trials each"
+    else:
+        text = ", ".join(
+            f"{arm} {c['trials']} settings in {c['evaluations']} trials"
+            for arm, c in sorted(choices.items())
+        )
+    seeds = ", ".join(map(str, link.body["seeds"]))
+    text = f"{link.body['mission']}: {text}, on dev, seeds {seeds} (decision {link.seq})"
+    for arm, reason in sorted(link.body["untuned"].items()):
+        text += f"; {arm} not: {reason}"
+    return text
 
 
 def _runs(reader: LedgerReader, links: Sequence[Decision]) -> Fact:

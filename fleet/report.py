@@ -27,6 +27,7 @@ from fleet.split_reads import (
 )
 from fleet.states import RunState
 from fleet.stats_actor import read_scores
+from fleet.sweep.table import sweep_document, sweep_tables
 from fleet.verdicts import newest_verdicts, verdict_digest
 from missions.spec import MissionSpec
 from stats.plain import from_plain
@@ -96,6 +97,7 @@ def _context(
         )
         extras[row.mission] = [
             *(_extra(plain) for plain in reader.extras(row.mission)),
+            *sweep_tables(reader, row.mission),
             *filter(None, [interim_table(meta.get(f"interim/{row.mission}", []))]),
             _runs_table(reader, row.mission),
         ]
@@ -105,6 +107,11 @@ def _context(
         notes.append("The working tree held uncommitted changes: treat the figures as scratch.")
     if meta.get("code_changed"):
         notes.append("The code changed while the launch ran: its runs may mix two versions.")
+    if left_out := meta.get("sweeps_left_out"):
+        notes.append(
+            f"No sweep for {', '.join(left_out)} (--no-sweep): confirmed are the settings that the "
+            "mission files hold."
+        )
     hardware = {str(key): str(value) for key, value in dict(meta["hardware"]).items()}
     hardware["worker slots"] = str(meta["slots"])
     hardware |= {f"time: {name}": f"{value:.1f} s" for name, value in _time(timings, meta).items()}
@@ -292,6 +299,7 @@ def _document(
                 "data_digest": row.data_digest,
                 "scores_digest": verdict.scores_digest,
                 "error": row.error,
+                "sweep": sweep_document(reader, row.mission),
             }
         )
     return {

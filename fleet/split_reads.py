@@ -20,6 +20,7 @@ from fleet.errors import StorageError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Decision
 from fleet.ledger.split_lock import FREEZE, TEST_READ
+from fleet.ledger.sweeps import SWEEP
 from fleet.settings import RunPaths
 from missions.spec import MissionSpec
 from stats.errors import StatsError
@@ -35,8 +36,8 @@ class SplitReads:
 
     count: int
     per_arm: dict[str, int]
-    frozen_at: float
-    """When the arms' settings were frozen (seconds since the epoch)."""
+    frozen_at: float | None
+    """When the arms' settings were frozen (seconds since the epoch); None: a sweep never ended."""
     first_at: float | None
     """When the test split was first read."""
 
@@ -78,7 +79,7 @@ def reads_in_run(links: Sequence[Decision], mission: str) -> SplitReads:
     return SplitReads(
         count=len(reads),
         per_arm=dict(sorted(per_arm.items())),
-        frozen_at=next(link.at for link in own if link.kind == FREEZE),
+        frozen_at=next((link.at for link in own if link.kind == FREEZE), None),
         first_at=reads[0].at if reads else None,
     )
 
@@ -86,17 +87,29 @@ def reads_in_run(links: Sequence[Decision], mission: str) -> SplitReads:
 def describe_freeze(links: Sequence[Decision], mission: str) -> str:
     """How the arms were tuned, as far as the chain of decisions shows it."""
     own = [link for link in links if link.body.get("mission") == mission]
-    seq = next(link.seq for link in own if link.kind == FREEZE)
+    seq = max((link.seq for link in own if link.kind == FREEZE), default=None)
+    if seq is None:
+        return "the sweep found no settings: no arm was frozen, the test split stayed locked"
     first = next((link.seq for link in own if link.kind == TEST_READ), None)
     order = (
         f"decision {seq} froze them by hash, decision {first} is the first read of test scores"
         if first is not None
         else f"decision {seq} froze them by hash; test scores were never read"
     )
-    return (
-        f"no sweep in this launch: the arms' settings are those of the mission file, {order}; "
-        "other settings are refused by the lock"
-    )
+    sweep = next((link for link in reversed(own) if link.kind == SWEEP), None)
+    if sweep is None:
+        tuned = "no sweep in this launch: the arms' settings are those of the mission file"
+    else:
+        choices = sweep.body["choices"]
+        budget = ", ".join(
+            f"{arm} {choice['trials']} settings in {choice['evaluations']} trials"
+            for arm, choice in sorted(choices.items())
+        )
+        tuned = (
+            f"swept on dev under seeds {', '.join(map(str, sweep.body['seeds']))} ({budget}), the "
+            f"choice is decision {sweep.seq}"
+        )
+    return f"{tuned}, {order}; other settings are refused by the lock"
 
 
 def register(paths: RunPaths) -> list[RegisterLine]:

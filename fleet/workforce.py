@@ -15,6 +15,7 @@ from fleet.ledger.reader import LedgerReader
 from fleet.mission_job import JobThread
 from fleet.plan import MissionWork
 from fleet.policies import Holder, Job, Load, Node, Wait, place, reinforce
+from fleet.sweep.tuning import SweepThread
 
 STARTUP_S = 12.0
 """Seconds that a new worker group needs on a busy machine (measured)."""
@@ -33,7 +34,11 @@ class CampaignMission:
     watch: SeedWatch | None = None
     """Set once the ledger is open."""
     finished_before: bool = False
-    """Whether an earlier driver left nothing to do but the verdict."""
+    """Whether nothing is left but the verdict: an earlier driver, or a failed sweep, saw to it."""
+    sweep: SweepThread | None = None
+    """The sweep of this driver, once it has begun."""
+    swept: bool = False
+    """Whether the sweep is settled; `work` holds what it chose."""
 
     @property
     def stopped(self) -> dict[str, Any] | None:
@@ -44,6 +49,16 @@ class CampaignMission:
     def started(self) -> bool:
         """Whether the mission waits for nothing: it has workers, or needs none."""
         return bool(self.jobs) or self.finished_before
+
+    @property
+    def to_sweep(self) -> bool:
+        """Whether the mission's sweep comes next."""
+        return self.work.spec.sweep is not None and not self.swept and self.sweep is None
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether its sweep is at work, or ended and not yet settled."""
+        return self.sweep is not None and not self.swept and not self.finished_before
 
     @property
     def over(self) -> bool:

@@ -174,6 +174,42 @@ def _through_the_lock(evaluate: Callable[..., ScoreTable]) -> Callable[..., Scor
     return locked
 
 
+class _GroupContext(Context):
+    """The context of some arms of a pack: what these share is not what all of the pack share."""
+
+    def __init__(self, ctx: Context, group: int) -> None:
+        self._ctx = ctx
+        self._group = group
+
+    @property
+    def device(self) -> torch.device:
+        return self._ctx.device
+
+    @property
+    def data_dir(self) -> Path:
+        return self._ctx.data_dir
+
+    def artifact_dir(self, run: Run) -> Path:
+        return self._ctx.artifact_dir(run)
+
+    def base(self) -> FrozenBase:
+        return self._ctx.base()
+
+    def log(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self._ctx.log(run, step, metrics)
+
+    @property
+    def lock(self) -> SplitLock:
+        return self._ctx.lock
+
+    def should_stop(self) -> bool:
+        return self._ctx.should_stop()
+
+    def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
+        name = f"group{self._group}_{stage}" if run is None else stage
+        return self._ctx.checkpoints(name, run)
+
+
 def _arms_as_they_are(train: Callable[..., Mapping[Run, Artifact]]) -> Callable[..., Any]:
     """`train` that sees each arm's settings: runs whose `params` agree are trained together."""
 
@@ -193,10 +229,9 @@ def _arms_as_they_are(train: Callable[..., Mapping[Run, Artifact]]) -> Callable[
             else:
                 groups.append((seen, [run]))
         found: dict[Run, Artifact] = {}
-        for seen, runs in groups:
-            # A name of its own: what is kept of a training under way belongs to one group.
-            name = f"{pack.name}.{runs[0].arm}" if len(groups) > 1 else pack.name
-            found |= train(self, seen, Pack(name=name, runs=tuple(runs)), ctx)
+        for number, (seen, runs) in enumerate(groups):
+            group = Pack(name=f"{pack.name}.{runs[0].arm}", runs=tuple(runs))
+            found |= train(self, seen, group, _GroupContext(ctx, number))
         return found
 
     return grouped

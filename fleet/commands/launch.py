@@ -52,6 +52,9 @@ def launch(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Leave the registry alone whatever the verdicts.")
     ] = False,
+    no_sweep: Annotated[
+        bool, typer.Option("--no-sweep", help="Confirm the files' own settings; search nothing.")
+    ] = False,
     address: Annotated[
         str, typer.Option("--address", help="An existing Ray cluster instead of this machine.")
     ] = "",
@@ -79,6 +82,7 @@ def launch(
         runs_dir=Path(runs_dir),
         registry=None if no_promote else Path(registry),
         alerts_file=alerts,
+        no_sweep=no_sweep,
     )
     return carry_out(order)
 

@@ -12,6 +12,7 @@ from fleet.monitor.power_table import dry_run_line
 from fleet.monitor.table import clock
 from fleet.plan import CampaignPlan
 from fleet.policies import Node, place, preflight
+from fleet.sweep.plan_lines import sweep_lines, sweep_plan
 
 if TYPE_CHECKING:
     from fleet.plan_stats import MissionStats
@@ -53,6 +54,8 @@ def plan_document(
                     "memory_mib": wanted.memory_mib,
                 },
                 "expected_cpu_s": work.expected_cpu_s,
+                "sweep": sweep_plan(spec),
+                "sweep_lines": sweep_lines(spec),
                 "gates": [gate.model_dump(mode="json") for gate in spec.gates],
                 "parity": spec.parity.model_dump(mode="json"),
                 "withhold_verdict": spec.withhold_verdict,
@@ -134,6 +137,9 @@ def print_plan(document: dict[str, Any]) -> None:
             markup=False,
             highlight=False,
         )
+    for work in document["missions"]:
+        for line in work["sweep_lines"]:
+            console.print(line, markup=False, highlight=False)
     console.print(_time_line(document), markup=False, highlight=False)
     for work in document["missions"]:
         if work["power_line"]:

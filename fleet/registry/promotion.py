@@ -126,6 +126,10 @@ def _promote(
 ) -> Outcome:
     name = verdict.mission
     spec = MissionSpec.model_validate_json(reader.spec_json(name))
+    # What a sweep chose, where there was one: the file says only what was searched.
+    settled = MissionSpec.model_validate_json(
+        reader.swept_spec_json(name) or reader.spec_json(name)
+    )
     mission: Mission = importlib.import_module(wish.catalog).load_mission(name)
     arm = wish.arm or verdict.treatment
     if arm not in spec.arms:
@@ -144,7 +148,11 @@ def _promote(
     with Registry(registry_dir) as registry, staged(registry.paths) as folder:
         try:
             exported = mission.export(
-                spec, run, artifact, folder / MODEL, ExportContext(spec, paths.work(name))
+                settled.seen_by(arm),
+                run,
+                artifact,
+                folder / MODEL,
+                ExportContext(spec, paths.work(name)),
             )
         except NotServableError as error:
             return _refused(name, "cannot be served", (str(error),))
@@ -170,7 +178,7 @@ def _promote(
                 run_id=paths.run_id,
                 profile=str(meta["profile"]),
                 mission_hash=spec.digest(),
-                arm_hash=spec.arm_digest(arm),
+                arm_hash=settled.arm_digest(arm),
                 code_version=str(meta["code_version"]),
                 commit=str(meta.get("commit", "")),
                 dirty=bool(meta.get("dirty", True)),

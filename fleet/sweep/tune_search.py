@@ -79,7 +79,7 @@ def lost(trial: Trial) -> TrialRow:
         settings=dict(trial.settings),
         seed_scores={},
         cost={},
-        error="its process died more often than it is restarted",
+        error="it ended without a result, more often than it is restarted; its log may say why",
         traceback="",
         cpu_s=0.0,
         wall_s=0.0,

@@ -21,6 +21,7 @@ from fleet.errors import SweepError
 from fleet.settings import RunPaths
 from fleet.sweep.halving import MissionSearch
 from fleet.sweep.optuna_proposer import METRIC, OptunaProposer
+from fleet.sweep.plan_lines import show_settings
 from fleet.sweep.records import SweepOutcome, Trial, TrialRow
 from fleet.sweep.resources import TrialResources
 from fleet.sweep.trial import Bench, trial_key
@@ -157,18 +158,13 @@ class TuneSweep:
         assert sweep is not None, "only a mission with a sweep is swept"
         rungs = f", rung {trial.rung + 1} of {len(sweep.rungs)}" if len(sweep.rungs) > 1 else ""
         came = f"{sweep.metric} {row.score:.4f}" if row.score is not None else row.error
-        said = ", ".join(f"{path} {show(value)}" for path, value in trial.settings.items())
+        said = show_settings(trial.settings)
         which = f"{trial.arm}, trial {trial.number + 1} of {sweep.trials}{rungs}"
         self._ledger.event(
             "info" if row.score is not None else "warning",
             self._job.mission,
             f"sweep: {which}: {came} ({said})",
         )
-
-
-def show(value: Any) -> str:
-    """A setting in few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def as_own(row: TrialRow, trial: Trial) -> TrialRow:
@@ -204,13 +200,13 @@ def _bench(order: SweepJob, spec: MissionSpec) -> Bench:
 
     import torch
 
-    from fleet.worker import open_log
+    from fleet.monitor.mission_log import open_mission_log
 
     key = f"{order.root}/{order.mission}"
     if key not in _BENCHES:
         torch.set_num_threads(1)
         paths = RunPaths(root=Path(order.root))
-        open_log(paths, order.mission)
+        open_mission_log(paths.logs, order.mission)
         _BENCHES[key] = Bench(
             spec,
             importlib.import_module(order.catalog).load_mission(order.mission),

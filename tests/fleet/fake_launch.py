@@ -11,11 +11,13 @@ from typing import Any
 import fleet.coordinator
 import fleet.launch
 import fleet.resume
+import fleet.sweep.only
 from fleet import cli
 
 HERE = Path(__file__).resolve().parent
 _carry_out = fleet.launch.carry_out
 _resume = fleet.resume.carry_out
+_sweep = fleet.sweep.only.carry_out
 _run = fleet.coordinator.run_campaign
 
 
@@ -32,6 +34,13 @@ def resume_with_fakes(order: fleet.resume.ResumeOrder) -> int:
     return _resume(dataclasses.replace(order, worker_env={"PYTHONPATH": path}))
 
 
+def sweep_with_fakes(order: fleet.launch.Order, *, trials: int | None) -> int:
+    """`carry_out` of a sweep on the fakes."""
+    path = f"{HERE.parents[1]}{os.pathsep}{HERE}"
+    changed = dataclasses.replace(order, catalog="fake_catalog", worker_env={"PYTHONPATH": path})
+    return _sweep(changed, trials=trials)
+
+
 def run_impatiently(plan: Any, settings: Any, **named: Any) -> Any:
     """`run_campaign` with the limits that a test sets in the environment."""
     stale_s = float(os.environ.get("FAKE_STALE_S", settings.stale_after_s))
@@ -42,4 +51,5 @@ if __name__ == "__main__":
     fleet.coordinator.run_campaign = run_impatiently
     fleet.resume.carry_out = resume_with_fakes
     fleet.launch.carry_out = with_fakes
+    fleet.sweep.only.carry_out = sweep_with_fakes
     sys.exit(cli.run(sys.argv[1:]))
