@@ -60,7 +60,7 @@ def without_time(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
 
 
 def test_a_launch_sweeps_freezes_and_confirms(tmp_path: Path) -> None:
-    from reference import run_here
+    from sweep_reference import run_here
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -120,7 +120,7 @@ def test_a_launch_sweeps_freezes_and_confirms(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_driver_of_a_sweep_loses_no_trial(tmp_path: Path) -> None:
-    from reference import run_here
+    from sweep_reference import run_here
 
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FAKES}"}
     command = [sys.executable, str(FAKES / "fake_launch.py"), "sweep", "--missions", "F1"]
