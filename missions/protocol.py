@@ -205,6 +205,10 @@ class _GroupContext(Context):
     def should_stop(self) -> bool:
         return self._ctx.should_stop()
 
+    @property
+    def share(self) -> Share | None:
+        return self._ctx.share
+
     def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
         name = f"group{self._group}_{stage}" if run is None else stage
         return self._ctx.checkpoints(name, run)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from bem.base import BaseModel as FrozenBase
+from bem.distributed import Share
 from fleet.errors import FleetError
 from fleet.keys import canonical_digest
 from fleet.sweep.records import Trial, TrialRow
@@ -72,10 +73,17 @@ class TrialContext(WorkdirContext):
     """Context of the trials of one rung in one process. Its test split never opens."""
 
     def __init__(
-        self, spec: MissionSpec, workdir: Path, device: torch.device, base: FrozenBase | None
+        self,
+        spec: MissionSpec,
+        workdir: Path,
+        device: torch.device,
+        *,
+        base: FrozenBase | None,
+        share: Share | None,
     ) -> None:
         super().__init__(spec, workdir, device)
         self._base = base
+        self._share = share
         self._lock = LocalLock()
         self.artifacts = workdir
 
@@ -83,6 +91,17 @@ class TrialContext(WorkdirContext):
     def base_if_loaded(self) -> FrozenBase | None:
         """The base, where something has asked for it."""
         return self._base
+
+    def base(self) -> FrozenBase:
+        if self._base is None:
+            base = super().base()
+            if self._share is not None:
+                self._share.shard(base)
+        return super().base()
+
+    @property
+    def share(self) -> Share | None:
+        return self._share
 
     def artifact_dir(self, run: Run) -> Path:
         path = self.artifacts / run.name
@@ -113,12 +132,15 @@ class Bench:
         *,
         code_version: str,
         device: torch.device,
+        share: Share | None = None,
     ) -> None:
+        """`share`: this process's part where a group trains each trial together."""
         self._spec = spec
         self._mission = mission
         self._workdir = workdir
         self._code_version = code_version
         self._device = device
+        self._share = share
         self._contexts: dict[int, TrialContext] = {}
         self._base: FrozenBase | None = None
 
@@ -187,7 +209,13 @@ class Bench:
     def _context(self, rung: int) -> TrialContext:
         if rung not in self._contexts:
             spec = rung_spec(self._spec, rung)
-            ctx = TrialContext(spec, self._workdir / f"rung-{rung}", self._device, self._base)
+            ctx = TrialContext(
+                spec,
+                self._workdir / f"rung-{rung}",
+                self._device,
+                base=self._base,
+                share=self._share,
+            )
             self._mission.prepare(spec, ctx)
             self._base = ctx.base_if_loaded
             self._contexts[rung] = ctx

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bem.distributed import Share
 from fleet.errors import SweepError
 from fleet.settings import RunPaths
 from fleet.sweep.halving import MissionSearch
@@ -188,33 +189,53 @@ def trial_function(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     trial = parse_trial(config)
     ledger = connect(order.namespace)
     spec = MissionSpec.model_validate_json(order.spec_json)
-    row = ledger.call("find_trial", trial_key(spec, trial, order.code_version))
-    if row is None:
+    key = trial_key(spec, trial, order.code_version)
+    row = ledger.call("find_trial", key)
+    if row is None and spec.resources.strategy != "packed":
+        from fleet.sweep.nested import train_in_group
+
+        train_in_group(spec, config, job, name=key)
+        row = ledger.call("find_trial", key)
+        if row is None:
+            raise SweepError(f"Mission {order.mission}: the worker group of a trial left no score.")
+    elif row is None:
         row = _bench(order, spec).run(trial)
         ledger.call("record_trial", row)
     tune.report({METRIC: row.score if row.score is not None else 0.0})
 
 
 def _bench(order: SweepJob, spec: MissionSpec) -> Bench:
+    import torch
+
+    key = f"{order.root}/{order.mission}"
+    if key not in _BENCHES:
+        device = torch.device("cuda" if order.gpus else "cpu")
+        _BENCHES[key] = make_bench(order, spec, device, share=None)
+    return _BENCHES[key]
+
+
+def make_bench(order: SweepJob, spec: MissionSpec, device: Any, *, share: Share | None) -> Bench:
+    """The ground of a mission's trials in this process; its log is opened."""
     import importlib
 
     import torch
 
     from fleet.monitor.mission_log import open_mission_log
 
-    key = f"{order.root}/{order.mission}"
-    if key not in _BENCHES:
-        torch.set_num_threads(1)
-        paths = RunPaths(root=Path(order.root))
-        open_mission_log(paths.logs, order.mission)
-        _BENCHES[key] = Bench(
-            spec,
-            importlib.import_module(order.catalog).load_mission(order.mission),
-            paths.work(order.mission) / "sweep",
-            code_version=order.code_version,
-            device=torch.device("cuda" if order.gpus else "cpu"),
-        )
-    return _BENCHES[key]
+    torch.set_num_threads(1)
+    paths = RunPaths(root=Path(order.root))
+    open_mission_log(paths.logs, order.mission)
+    folder = paths.work(order.mission) / "sweep"
+    if share is not None and not share.leads:
+        folder = folder / f"follower-{share.rank}"
+    return Bench(
+        spec,
+        importlib.import_module(order.catalog).load_mission(order.mission),
+        folder,
+        code_version=order.code_version,
+        device=device,
+        share=share,
+    )
 
 
 def as_config(trial: Trial) -> dict[str, Any]:
