@@ -15,8 +15,9 @@ from scipy.special import stdtrit
 
 from stats.deciding import deciding_sizes
 from stats.fdr import benjamini_hochberg, benjamini_yekutieli, fcr_level
-from stats.inference import EXACT
+from stats.inference import EXACT, SCORE, TWO_WAY
 from stats.planning.rules import rule_of
+from stats.proportion import planning_factor, score_limits
 from stats.result import GateResult, Interval
 from stats.twoway import exact_bound
 
@@ -94,12 +95,16 @@ def what_would_select(gate: GateResult, standing: FamilyResult, power: float = 0
         return ""
     if standing.needed_p is None:
         return ""
+    margin, components = rule.nearest(gate.estimate), gate.components
+    if gate.interval is not None and gate.interval.method == SCORE:
+        factor = planning_factor(gate.estimate, margin, alpha=standing.needed_p, power=power)
+        components = components.times(factor)
     sizes = deciding_sizes(
-        gate.components,
+        components,
         len(gate.seeds),
         gate.num_units,
         assumed=gate.estimate,
-        margin=rule.nearest(gate.estimate),
+        margin=margin,
         alpha=standing.needed_p,
         power=power,
     )
@@ -132,12 +137,15 @@ def interval_at(gate: GateResult, level: float) -> Interval | None:
         )
     if not gate.standard_error or gate.df is None:
         return None
+    if gate.interval.method == SCORE:
+        low, high = score_limits(gate.estimate, gate.standard_error, gate.df, level)
+        return Interval(low=low, high=high, level=level, method=f"{SCORE}, FCR-adjusted")
     half = float(stdtrit(gate.df, 0.5 + level / 2)) * gate.standard_error
     return Interval(
         low=gate.estimate - half,
         high=gate.estimate + half,
         level=level,
-        method="two-way Satterthwaite t, FCR-adjusted",
+        method=f"{TWO_WAY}, FCR-adjusted",
     )
 
 

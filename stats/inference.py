@@ -1,5 +1,7 @@
 """Mean of a grid with everything a result shows: two-way t, calibrated BCa, MDE, exact rules.
 
+The rate of a binary metric in one arm has the score interval of `stats.proportion` instead.
+
 Knows no gate: it is handed a grid of values whose mean is the quantity of interest (paired
 differences, a linear contrast, one arm's scores) and gives the figures. Units of unequal size
 carry weights; the mean is then over examples and not over clusters.
@@ -18,6 +20,7 @@ from stats.bootstrap import CrossedResamples, crossed_bca
 from stats.deciding import deciding_sizes, no_size
 from stats.errors import DegenerateDataError
 from stats.power import detectable
+from stats.proportion import planning_factor, score_limits, score_p_value
 from stats.ratios import weighted_mean_bca
 from stats.result import BootstrapInterval, Interval, WouldDecide
 from stats.scores import FloatArray
@@ -25,6 +28,7 @@ from stats.twoway import Side, TwoWay, exact_bound, two_way
 
 TWO_WAY = "two-way Satterthwaite t"
 EXACT = "exact bound, nothing varied"
+SCORE = "score (modified Wilson), two-way variance"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +48,18 @@ class MeanInference:
     def estimate(self) -> float:
         return self.analysis.estimate
 
+    @property
+    def scored(self) -> bool:
+        """Whether the score interval of a rate decides instead of the two-way t."""
+        return self.interval is not None and self.interval.method == SCORE
+
     def p_value(self, null: float, side: Side) -> float | None:
         """One-sided p-value; None where no interval exists."""
+        if self.scored:
+            analysis = self.analysis
+            return score_p_value(
+                analysis.estimate, analysis.standard_error, analysis.df, null, side
+            )
         if not self.analysis.degenerate:
             return self.analysis.p_value(null, side)
         if self.interval is None or self.value_range is None:
@@ -64,16 +78,20 @@ class MeanInference:
         share = min((estimate - null) / ((estimate - least) * self.largest_share), 1.0)
         return float((1.0 - share) ** self.analysis.num_units)
 
-    def mde(self, alpha: float, power: float) -> float | None:
+    def mde(self, alpha: float, power: float, margin: float | None = None) -> float | None:
         """Smallest distance from a margin found with this power; None where no interval exists.
 
         Where nothing varied, the distance that the exact bound covers: it is found for certain
         as long as nothing varies.
+
+        Args:
+            margin: a rate's error depends on it; None takes the error at the estimate.
         """
         if not self.analysis.degenerate:
-            return detectable(
-                self.analysis.standard_error, self.analysis.df, alpha=alpha, power=power
-            )
+            error = self.analysis.standard_error
+            if self.scored and margin is not None:
+                error *= math.sqrt(planning_factor(self.estimate, margin, alpha=alpha, power=power))
+            return detectable(error, self.analysis.df, alpha=alpha, power=power)
         if self.interval is None:
             return None
         return max(self.interval.high - self.estimate, self.estimate - self.interval.low)
@@ -87,8 +105,12 @@ class MeanInference:
         """
         if self.analysis.degenerate:
             return self._would_decide_exactly(margin)
+        components = self.analysis.components
+        if self.scored:
+            factor = planning_factor(self.estimate, margin, alpha=alpha, power=power)
+            components = components.times(factor)
         return deciding_sizes(
-            self.analysis.components,
+            components,
             self.analysis.num_seeds,
             self.analysis.num_units,
             assumed=assumed,
@@ -131,6 +153,7 @@ def infer_mean(
     value_range: tuple[float, float] | None = None,
     weights_N: FloatArray | None = None,
     magnitude: float = 0.0,
+    rate: bool = False,
 ) -> MeanInference:
     """Analyses one grid.
 
@@ -142,16 +165,22 @@ def infer_mean(
             differ in size, the deviating ones are taken to be as large as the largest seen.
         weights_N: sizes of the units where they differ; the mean is then over examples.
         magnitude: size of the numbers whose differences the values are (`size_of`).
+        rate: the values are one arm's 0 and 1, or shares of them within clusters: the score
+            interval of a rate takes the place of the two-way t.
 
     Raises:
         DegenerateDataError: fewer than 2 seeds or 2 units.
     """
     analysis = two_way(values_SN, weights_N, magnitude=magnitude)
     if not analysis.degenerate:
-        low, high = analysis.interval(level)
+        if rate:
+            low, high = score_limits(analysis.estimate, analysis.standard_error, analysis.df, level)
+        else:
+            low, high = analysis.interval(level)
+        method = SCORE if rate else TWO_WAY
         return MeanInference(
             analysis=analysis,
-            interval=Interval(low=low, high=high, level=level, method=TWO_WAY),
+            interval=Interval(low=low, high=high, level=level, method=method),
             bootstrap=_bootstrap(values_SN, resampler, level, analysis, weights_N),
             value_range=None,
         )

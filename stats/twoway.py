@@ -71,6 +71,13 @@ class VarianceComponents:
     residual: float
     """Seed x example interaction and noise within a cell."""
 
+    def times(self, factor: float) -> VarianceComponents:
+        return VarianceComponents(
+            seed=factor * self.seed,
+            example=factor * self.example,
+            residual=factor * self.residual,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TwoWay:

@@ -1,5 +1,6 @@
 """Bound: a figure of one arm lies under or over a limit, with its interval.
 
+The two-way t decides, and for a binary metric the score interval of a rate (`stats.proportion`).
 `decide_on: point` is for figures that are exact by construction or belong to a run and not to
 test items (a plan length, whether a burst was rolled back): it describes the runs that were made,
 so it carries no interval and no p-value, only the mean and the range over the seeds.
@@ -67,7 +68,7 @@ CONFIG = Bound
 
 
 def evaluate(config: Bound, context: GateContext) -> GateResult:
-    """Two-way t of the mean against the limits, or the mean alone."""
+    """The interval of the mean against the limits, or the mean alone."""
     grid = context.arm(config.metric, config.treatment)
     values_SN = grid.values_SN
     scale: Scale = "fraction" if is_fraction(values_SN) else "raw"
@@ -79,6 +80,7 @@ def evaluate(config: Bound, context: GateContext) -> GateResult:
         level=context.level,
         value_range=(0.0, 1.0) if is_binary(values_SN) else None,
         weights_N=config.weights(grid),
+        rate=is_binary(grid.cell_values_SE),
     )
     decision, reason = _decide(config, inference)
     nearest = min(config.limits(), key=lambda limit: abs(limit - inference.estimate))

@@ -46,7 +46,7 @@ def measured(
         turned: the estimate is control minus treatment; effect sizes then are too.
     """
     analysis = inference.analysis
-    mde = inference.mde(context.alpha, context.power)
+    mde = inference.mde(context.alpha, context.power, assumed[1] if assumed else None)
     if decision != "INCONCLUSIVE":
         plan = None
     elif plan is None and assumed is not None:

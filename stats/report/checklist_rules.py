@@ -176,7 +176,8 @@ def _method(run: Material) -> Fact:
         if gate.bootstrap is not None and gate.bootstrap.high > gate.bootstrap.low
     ]
     text = (
-        f"two-way Satterthwaite t decides; beside it crossed BCa, B = "
+        "two-way Satterthwaite t decides (one arm's rate: score interval); beside it crossed BCa, "
+        "B = "
         f"{', '.join(f'{b:,}' for b in resamples)}, width calibrated to it; RNG seeds {seeds}"
     )
     if errors:

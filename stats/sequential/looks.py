@@ -3,11 +3,12 @@
     looks: {at_seeds: [3, 4, 5]}
 
 At a look all required gates are tested at the look's nominal level (`t_process`), with the
-two-way t but with at most (seeds - 1) degrees of freedom: from two or three seeds the two-way
-analysis cannot tell a small variance between seeds from a lucky one, and would reject up to 27
-times too often in the far tail. At the planned size the plain two-way t decides, at the last
-look's level. Early looks promote or do nothing; nothing is rejected early. Measured one-sided
-error of the whole plan, looks at 2-5 or 3-5 of 5 seeds, nominal 2.5 %: 0.4 to 2.4 %.
+two-way t (one arm's rate: with its score test), but with at most (seeds - 1) degrees of freedom:
+from two or three seeds the two-way analysis cannot tell a small variance between seeds from a
+lucky one, and would reject up to 27 times too often in the far tail. At the planned size the plain
+test decides, at the last look's level. Early looks promote or do nothing; nothing is rejected
+early. Measured one-sided error of the whole plan with the two-way t, looks at 2-5 or 3-5 of 5
+seeds, nominal 2.5 %: 0.4 to 2.4 %.
 
 Knows results of gates, not how they were computed.
 """
@@ -23,10 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.special import stdtr
 
 from stats.errors import StatsError
+from stats.inference import SCORE
 from stats.planning.rules import rule_of
+from stats.proportion import score_p_value
 from stats.result import GateResult
 from stats.sequential.spending import obrien_fleming
 from stats.sequential.t_process import overall_p, t_levels
+from stats.twoway import Side
 
 MAX_SEEDS = 50
 
@@ -123,13 +127,16 @@ def _p_value(gate: GateResult, max_df: int | None) -> float | None:
         # An exact bound (nothing varied) speaks of examples only: no ground for an early end.
         return 1.0
     df = min(gate.df, float(max_df))
-    distances = [
-        (gate.estimate - margin) * side
-        for margin, side in ((rule.lower, 1.0), (rule.upper, -1.0))
-        if margin is not None
-    ]
-    bounded = float(stdtr(df, -min(distances) / gate.standard_error))
-    return max(bounded, gate.p_value)
+    sides: list[tuple[float | None, Side]] = [(rule.lower, "greater"), (rule.upper, "less")]
+    scored = gate.interval is not None and gate.interval.method == SCORE
+    bounded = [gate.p_value]
+    for margin, side in sides:
+        if margin is not None and scored:
+            bounded.append(score_p_value(gate.estimate, gate.standard_error, df, margin, side))
+        elif margin is not None:
+            t = (gate.estimate - margin) / gate.standard_error
+            bounded.append(float(stdtr(df, -t if side == "greater" else t)))
+    return max(bounded)
 
 
 @cache
