@@ -161,14 +161,15 @@ def main() -> None:
     lines = [
         "# Coverage of one arm's rate",
         "",
-        f"`python benchmarks/rate_coverage.py --seed {chosen.seed} --campaigns {chosen.campaigns}`; "
+        f"`python benchmarks/rate_coverage.py --seed {chosen.seed} "
+        f"--campaigns {chosen.campaigns}`: "
         f"{used.ru_utime + used.ru_stime:.0f} CPU s, commit {commit()}. Nominal 95 %; in brackets "
         "the misses on the side of 0.5 and on the other, nominal 2.5 each; then the mean width in "
         f"points. Monte-Carlo error of a coverage of 95 %: "
         f"{100 * np.sqrt(0.95 * 0.05 / chosen.campaigns):.2f}.",
         "",
-        "| rate % | seeds | items | item SD | seed SD | score (decides) | two-way t | leaves [0, 1] "
-        "| exact n |",
+        "| rate % | seeds | items | item SD | seed SD | score (decides) | two-way t "
+        "| leaves [0, 1] | exact n |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for setting, found in rows:
