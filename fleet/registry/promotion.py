@@ -25,7 +25,7 @@ from fleet.ledger.records import Decision, ResultRow
 from fleet.ledger.writer import Ledger
 from fleet.registry.choosing import choose_seed
 from fleet.registry.context import ExportContext
-from fleet.registry.folders import measure, staged
+from fleet.registry.folders import RegistryPaths, measure, staged
 from fleet.registry.records import (
     MODEL,
     Alias,
@@ -145,7 +145,8 @@ def _promote(
     run = Run(mission=name, arm=arm, seed=choice.seed)
     artifact = _artifact(paths, run, results[choice.seed])
     meta = reader.meta()
-    with Registry(registry_dir) as registry, staged(registry.paths) as folder:
+    row = next(row for row in reader.missions() if row.mission == name)
+    with staged(RegistryPaths(root=registry_dir)) as folder:
         try:
             exported = mission.export(
                 settled.seen_by(arm),
@@ -177,12 +178,12 @@ def _promote(
             lineage=Lineage(
                 run_id=paths.run_id,
                 profile=str(meta["profile"]),
-                mission_hash=spec.digest(),
+                mission_hash=row.spec_hash,
                 arm_hash=settled.arm_digest(arm),
                 code_version=str(meta["code_version"]),
                 commit=str(meta.get("commit", "")),
                 dirty=bool(meta.get("dirty", True)),
-                data_digest=_data_digest(reader, name),
+                data_digest=row.data_digest or "",
                 scores_digest=verdict.scores_digest,
                 seeds=verdict.seeds,
                 choice=choice,
@@ -196,7 +197,8 @@ def _promote(
             versions=provenance.versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        model, alias = registry.register(folder, manifest, target=wish.target, actor=wish.actor)
+        with Registry(registry_dir) as registry:
+            model, alias = registry.register(folder, manifest, target=wish.target, actor=wish.actor)
     said = f"promoted as {alias}" if alias else "registered without an alias"
     if wish.forced is not None:
         said += f", forced over verdict {verdict.verdict}: {wish.forced}"
@@ -215,10 +217,6 @@ def _artifact(paths: RunPaths, run: Run, row: ResultRow) -> Artifact:
         cost=from_plain(ArmCost, json.loads(row.cost_json)),
         figures=json.loads(row.figures_json),
     )
-
-
-def _data_digest(reader: LedgerReader, mission: str) -> str:
-    return next(row.data_digest or "" for row in reader.missions() if row.mission == mission)
 
 
 def _figures(verdict: MissionVerdict) -> tuple[GateFigure, ...]:

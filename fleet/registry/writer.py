@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
-from fleet.errors import KeyConflictError, NotFoundError, StorageError, UsageError
+from fleet.errors import KeyConflictError, LedgerError, NotFoundError, StorageError, UsageError
 from fleet.ledger import chain
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.registry.folders import RegistryPaths, problems_of, publish, read_manifest
@@ -28,14 +28,23 @@ TARGETS: tuple[Target, ...] = ("auto", "champion", "canary", "none")
 class Registry:
     """Opens or creates a registry and holds its writer's lock until `close`."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: Path, *, wait_s: float = 10.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        """
+        Args:
+            wait_s: how long another writer may take: launches that end together queue here.
+
+        Raises:
+            LedgerError: it took longer.
+        """
         self.paths = RegistryPaths(root=root)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{root}: cannot be made: {error}") from None
         self._clock = clock
-        self._lock = lock_for_writing(self.paths.database)
+        self._lock = _patient_lock(self.paths.database, wait_s)
         try:
             self._cx = open_writer(self.paths.database, REGISTRY)
         except BaseException:
@@ -272,3 +281,13 @@ class Registry:
                 log=str(folder / MANIFEST),
                 go_on="python fleet.py registry verify",
             )
+
+
+def _patient_lock(path: Path, wait_s: float) -> IO[str]:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return lock_for_writing(path)
+        except LedgerError:
+            if time.monotonic() >= deadline:
+                raise

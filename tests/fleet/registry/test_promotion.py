@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 from test_report_facts import finished
 
+from fleet import drive
 from fleet.cli import run
 from fleet.errors import NotFoundError, StorageError, UsageError
 from fleet.ledger.reader import LedgerReader
 from fleet.registry.choosing import FIRST, MEDIAN, choose_seed
 from fleet.registry.promotion import Wish, note_in_ledger, promote_launch, promote_run
 from fleet.registry.reader import RegistryReader
-from fleet.settings import RunPaths
+from fleet.settings import LaunchSettings, RunPaths
 
 CATALOG = "fake_catalog"
 
@@ -58,6 +60,24 @@ def test_a_promote_verdict_is_registered_with_its_lineage(launch: RunPaths, tmp_
     assert noted["model"] == row.id
 
 
+def test_the_end_of_a_launch_promotes_or_says_why_not(
+    launch: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = LaunchSettings(paths=launch, profile="laptop", command="c", cpus=1, catalog=CATALOG)
+    promotions, errors = drive._promote(settings, tmp_path / "registry")
+    assert errors == []
+    assert promotions[0]["alias"] == "champion"
+    assert "promoted as champion" in capsys.readouterr().err
+    assert drive._promote(settings, None) == ([], [])
+    assert "--no-promote" in capsys.readouterr().err
+    weak, verdict = finished(tmp_path / "weak", effect=0.0)
+    settings = dataclasses.replace(settings, paths=weak)
+    promotions, errors = drive._promote(settings, tmp_path / "other")
+    assert (promotions[0]["model"], errors) == (None, [])
+    assert f"not promoted: verdict {verdict.verdict}" in promotions[0]["text"]
+    assert not (tmp_path / "other").exists()
+
+
 def test_force_needs_a_reason_and_records_it(
     launch: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,8 +101,8 @@ def test_what_cannot_be_served_is_said_and_not_registered(launch: RunPaths, tmp_
     (outcome,) = promote_run(launch, tmp_path, wish)
     assert outcome.model is None
     assert outcome.text.startswith("not promoted: cannot be served (Mission F1, arm 'extra'")
-    with RegistryReader(tmp_path) as reader:
-        assert reader.models() == []
+    assert not (tmp_path / "registry.sqlite").exists()
+    assert list((tmp_path / "staging").iterdir()) == []
 
 
 def test_a_moved_launch_is_promoted_and_a_lost_artifact_is_an_error(

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,11 @@ def test_a_changed_decision_breaks_the_chain(registry: Registry) -> None:
 
 def test_one_writer(registry: Registry) -> None:
     with pytest.raises(LedgerError, match="has a writer already"):
-        Registry(registry.paths.root)
+        Registry(registry.paths.root, wait_s=0)
+    done = threading.Timer(1.0, registry.close)
+    done.start()
+    Registry(registry.paths.root).close()  # waits until the other has ended
+    done.join()
 
 
 def test_a_crash_before_the_transaction_leaves_nothing_visible(tmp_path: Path) -> None:
