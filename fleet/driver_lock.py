@@ -16,7 +16,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -84,14 +84,7 @@ def drive(paths: RunPaths, *, command: str) -> Iterator[HeldLock]:
         raise StorageError(f"{path}: cannot be written: {error}") from None
     with stream:
         if not _lock(stream):
-            other = driver_of(paths)
-            who = other.who if other is not None else "another process"
-            raise UsageError(
-                f"Run {paths.run_id} is driven already: {who}.",
-                log=str(paths.logs),
-                go_on=f"python fleet.py watch {paths.run_id}, or python fleet.py stop "
-                f"{paths.run_id}",
-            )
+            raise _refusal(paths, driver_of(paths))
         before = driver_of(paths, locked_by_us=True)
         earlier = (*before.earlier, before.session)[-MAX_EARLIER:] if before is not None else ()
         session = uuid.uuid4().hex
@@ -150,9 +143,15 @@ def driver_of(paths: RunPaths, *, locked_by_us: bool = False) -> Driver | None:
         )
 
 
-def as_dict(driver: Driver) -> dict[str, object]:
-    """Plain JSON data."""
-    return asdict(driver)
+def refuse_driven(paths: RunPaths) -> None:
+    """A look before anything heavy is imported: a second driver is told at once.
+
+    Raises:
+        UsageError: another process drives the run; says which.
+    """
+    driver = driver_of(paths)
+    if driver is not None and driver.alive:
+        raise _refusal(paths, driver)
 
 
 def moment(at: float) -> str:
@@ -160,6 +159,15 @@ def moment(at: float) -> str:
     then = datetime.fromtimestamp(at).astimezone()
     same_day = then.date() == datetime.now().astimezone().date()
     return then.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S")
+
+
+def _refusal(paths: RunPaths, other: Driver | None) -> UsageError:
+    who = other.who if other is not None else "another process"
+    return UsageError(
+        f"Run {paths.run_id} is driven already: {who}.",
+        log=str(paths.logs),
+        go_on=f"python fleet.py watch {paths.run_id}, or python fleet.py stop {paths.run_id}",
+    )
 
 
 def _lock(stream: IO[str]) -> bool:

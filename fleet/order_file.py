@@ -6,7 +6,6 @@ A resume compares it with what the same words mean today. Knows specifications a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fleet.alerts.config import AlertConfig
 from fleet.errors import NotFoundError, StorageError
 from fleet.ledger.files import write_durably
-from fleet.settings import RunPaths, check_run_id, list_runs
+from fleet.settings import RunPaths
 from missions.spec import MissionSpec
 
 
@@ -74,21 +73,3 @@ def read_order(paths: RunPaths) -> OrderFile:
     except (ValidationError, OSError) as error:
         text = " ".join(str(error).split())
         raise StorageError(f"{paths.order}: cannot be read: {text}") from None
-
-
-def find_ordered(runs_dir: Path, run_id: str | None) -> RunPaths:
-    """The folder of a run that was ordered, whether or not its ledger exists yet; newest first.
-
-    Raises:
-        NotFoundError: lists what is there.
-    """
-    if run_id is not None:
-        paths = RunPaths(root=(runs_dir / check_run_id(run_id)).absolute())
-        if paths.order.is_file() or paths.ledger.is_file():
-            return paths
-    found = sorted(runs_dir.glob("*/order.json"), key=lambda path: path.stat().st_ctime)
-    if run_id is None and found:
-        return RunPaths(root=found[-1].parent.absolute())
-    names = ", ".join(item.run_id for item in list_runs(runs_dir)[:8]) or "none"
-    what = f"run {run_id!r}" if run_id is not None else "run"
-    raise NotFoundError(f"No {what} in {runs_dir}. Newest runs: {names}.")

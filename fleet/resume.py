@@ -20,9 +20,9 @@ from fleet.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.errors import ConfigError, NotFoundError
 from fleet.launch import Order, resolve
 from fleet.ledger.reader import LedgerReader
-from fleet.order_file import OrderFile, find_ordered, plain_specs, read_order, write_order
+from fleet.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.plan import CampaignPlan, plan_campaign
-from fleet.settings import LaunchSettings, RunPaths
+from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.states import RunState
 from fleet.worker_ledger import LedgerClient
 from missions.spec import MissionSpec

@@ -119,6 +119,24 @@ def find_run(runs_dir: Path, run_id: str | None) -> RunPaths:
     return paths
 
 
+def find_ordered(runs_dir: Path, run_id: str | None) -> RunPaths:
+    """The folder of a run that was ordered, whether or not its ledger exists yet; newest first.
+
+    Raises:
+        NotFoundError: lists what is there.
+    """
+    if run_id is not None:
+        paths = RunPaths(root=(runs_dir / check_run_id(run_id)).absolute())
+        if paths.order.is_file() or paths.ledger.is_file():
+            return paths
+    found = sorted(runs_dir.glob("*/order.json"), key=lambda path: path.stat().st_ctime)
+    if run_id is None and found:
+        return RunPaths(root=found[-1].parent.absolute())
+    names = ", ".join(item.run_id for item in list_runs(runs_dir)[:8]) or "none"
+    what = f"run {run_id!r}" if run_id is not None else "run"
+    raise NotFoundError(f"No {what} in {runs_dir}. Newest runs: {names}.")
+
+
 def list_runs(runs_dir: Path) -> list[RunPaths]:
     """All runs, newest first."""
     if not runs_dir.is_dir():

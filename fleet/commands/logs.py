@@ -27,7 +27,7 @@ def logs(
     import sys
 
     from fleet.log_view import show
-    from fleet.order_file import find_ordered
+    from fleet.settings import find_ordered
 
     wanted = tuple(part.strip() for part in missions.split(",") if part.strip())
     paths = find_ordered(runs_dir, run)

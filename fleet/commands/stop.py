@@ -23,7 +23,7 @@ def stop(
     """Stop a run: ask its driver, then SIGTERM, then SIGKILL; `resume` goes on from there."""
     import sys
 
-    from fleet.order_file import find_ordered
+    from fleet.settings import find_ordered
     from fleet.stopping import stop as stop_run
 
     paths = find_ordered(runs_dir, run)
