@@ -41,26 +41,22 @@ def shown(reader: RegistryReader, row: ModelRow) -> dict[str, Any]:
 
 
 def print_listing(document: Mapping[str, Any]) -> None:
-    """A table."""
+    """Two lines a model: its id with the aliases, then what it is."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black", show_edge=False)
-    table.add_column("model", no_wrap=True)
-    for name in ("alias", "kind", "verdict", "since", "run"):
-        table.add_column(name, no_wrap=name == "run")
+    console = Console()
     for model in document["models"]:
-        forced = " (forced)" if model["forced"] else ""
-        table.add_row(
-            Text(model["id"]),
-            Text(", ".join(model["aliases"]), style="green"),
-            model["kind"],
-            Text(f"{model['verdict']}{forced}"),
-            when(model["created_at"])[:10],
-            Text(model["run_id"]),
+        head = Text(model["id"], style="bold")
+        head.append("  " + ", ".join(model["aliases"]), style="green")
+        forced = f", forced: {model['forced']}" if model["forced"] else ""
+        facts = (
+            f"  {model['kind']}, {model['verdict']}{forced}; run {model['run_id']}, "
+            f"{model['size_bytes'] / 1024:,.0f} KiB, {when(model['created_at'])}"
         )
-    Console().print(table if document["models"] else "nothing is registered")
+        console.print(head, Text(facts, style="bright_black"), sep="\n", soft_wrap=True)
+    if not document["models"]:
+        console.print("nothing is registered")
 
 
 def print_model(document: Mapping[str, Any]) -> None:
