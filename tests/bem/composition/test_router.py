@@ -100,3 +100,23 @@ def test_weights_sum_to_one_and_hard_is_one_adapter_at_full_strength(host: Adapt
             torch.testing.assert_close(made[row], one[row], rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInputError, match="chooses among adapters; got 1"):
         AdapterRouter(host.base, ("a",), generator=torch.Generator())
+
+
+def test_joint_training_lets_adapters_that_were_trained_apart_act_together(
+    host: AdapterHost,
+) -> None:
+    """Both at full strength destroy each other's answers; trained together on both tasks, they do
+    not."""
+    test = rows(40, seed=9)
+    host.use(*NAMES)
+    host.train_only(*NAMES)
+    before = teacher_forced_exact_match(host, test)
+
+    def step_loss(step: int) -> torch.Tensor:
+        fresh = batch_of(rows(16, seed=200 + step))
+        return target_loss(host, fresh, fresh.routing())
+
+    fit(step_loss, host.parameter_groups(2e-2), steps=60)
+    after = teacher_forced_exact_match(host, test)
+    assert sum(before) <= len(test) / 2
+    assert sum(after) >= 0.9 * len(test)
