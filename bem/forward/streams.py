@@ -20,11 +20,17 @@ from bem.interfaces import Adapter, CausalCodes
 
 
 class CodesBySite(Sequence[Tensor]):
-    """The causal code of each site, (B, T, R), gathered when it is asked for."""
+    """The causal code of each site, (B, T, R), gathered when it is asked for; all at once at
+    a decode step of one token, whose time is in calls and not in bytes."""
 
     def __init__(self, codes: CausalCodes) -> None:
         self._codes_BKSR = codes.codes_BKSR
         self._chunk_BT1 = codes.chunk_BT.unsqueeze(-1)
+        self._gathered: tuple[Tensor, ...] | None = None
+        if codes.chunk_BT.shape[1] == 1:
+            sites, rank = self._codes_BKSR.shape[2:]
+            index_B1SR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
+            self._gathered = self._codes_BKSR.gather(1, index_B1SR).unbind(2)
 
     def __len__(self) -> int:
         return self._codes_BKSR.shape[2]
@@ -36,6 +42,8 @@ class CodesBySite(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if self._gathered is not None:
+            return self._gathered[index]
         code_BKR = self._codes_BKSR[:, :, index]
         return code_BKR.gather(1, self._chunk_BT1.expand(-1, -1, code_BKR.shape[-1]))
 

@@ -58,7 +58,8 @@ def host(llama_folder: Path) -> AdapterHost:
     host = AdapterHost(load_base(llama_folder))
     draw = torch.Generator().manual_seed(0)
     host.add("skill", make_config("generated", rank=2, uncertainty=True), generator=draw)
-    host.add("skill_r", make_config("lora", rank=8), generator=draw)
+    for name in ("skill_r", "safety"):
+        host.add(name, make_config("lora", rank=8), generator=draw)
     host.use("skill")
     return host
 
@@ -126,7 +127,11 @@ def test_the_blocks_of_the_model(folder: dict[str, str], tmp_path: Path) -> None
 
 
 def test_what_a_forward_is_told(host: AdapterHost) -> None:
-    run("host.hidden_states", everything(host), **{"generate(...)": "generate(input_ids[:1, :2])"})
+    run(
+        "host.hidden_states",
+        everything(host),
+        **{"generate(...)": "generate(input_ids, max_new_tokens=2)"},
+    )
 
 
 @pytest.mark.filterwarnings("ignore:No stacked form")
@@ -168,7 +173,11 @@ def test_through_peft(llama_folder: Path) -> None:
     with progress_bars_off():
         model = AutoModelForCausalLM.from_pretrained(llama_folder, attn_implementation="eager")
     names = {"peft": peft, "model": model, "side": None, "ids": torch.tensor([[5, 6]])}
-    run("from bem.peft_bridge", names, **{"generate(...)": "generate(input_ids=ids)"})
+    run(
+        "from bem.peft_bridge",
+        names,
+        **{"generate(...)": "generate(input_ids=ids, max_new_tokens=2)"},
+    )
 
 
 def test_no_block_was_left_out() -> None:
