@@ -22,7 +22,7 @@ from fleet.page import changes
 from fleet.settings import RunPaths, list_runs
 
 PER_PAGE = 20
-TROUBLE = ("alarm", "error", "warning")
+TROUBLE = ("alarm", "alert", "error", "warning")
 """Levels of events that are shown as alerts, worst first."""
 MAX_ALERTS = 50
 MAX_EVENTS = 500
