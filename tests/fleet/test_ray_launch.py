@@ -100,18 +100,17 @@ def test_a_killed_worker_is_replaced_and_its_mission_ends_whole(left: Left) -> N
         assert len(reader.results("F1")) == 9
 
 
-def test_it_goes_on_in_the_middle_of_a_step_and_in_time(left: Left) -> None:
-    """Killed in step 25 of an arm; the arm before it was trained and is not trained again."""
+def test_a_kill_in_a_step_is_recovered_in_time(left: Left) -> None:
+    """Killed in step 25 of an arm; the arm before it was trained and is not trained again. The arm
+    itself is younger than the interval of checkpoints, which is what a kill may cost."""
     told = float((left.root / "work" / "F1" / "data" / "kill-F1-plain-s1").read_text())
     with left.reader() as reader:
-        texts = [e.text for e in reader.events(level="info") if e.source == "F1-plain-s1"]
-        assert "found finished" in next(
-            e.text for e in reader.events(level="info") if e.source.endswith("-s1")
-        )
-        step = next(int(t.split()[-1]) for t in texts if "goes on at step" in t)
+        found = [e.source for e in reader.events(level="info") if "found finished" in e.text]
         attempts = reader.attempts("F1")
         starts = [t.wall_s for t in reader.timings() if t.stage == "startup" and t.mission]
-    assert 0 < step <= 25
+        noted = [e.text for e in reader.events(level="warning") if e.source == "F1-s1"]
+    assert "F1-extra-s1" in found
+    assert any(text.startswith("the worker process died: ") for text in noted)
     again = min(a.started_at for a in attempts if a.started_at > told)
     # 30 s, or as long as this machine takes to bring up any worker (it may be crowded).
     assert again - told <= max(30.0, 1.5 * max(starts))
@@ -127,7 +126,9 @@ def test_sigterm_to_a_worker_preempts_it(left: Left) -> None:
     assert outcomes[0] == "preempted"
     assert packs["F2-s1"] == 1, "not counted"
     assert states == {RunState.DONE}
-    assert "training stage train goes on at step 26" in texts
+    # Between the step that was told and the last one: Python sees a signal a little later.
+    (went_on,) = [int(text.split()[-1]) for text in texts if "goes on at step" in text]
+    assert 26 <= went_on < 40
     assert "SIGTERM (preempted, not counted)" in warnings
 
 
