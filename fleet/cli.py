@@ -31,6 +31,7 @@ from fleet.commands.report import report
 from fleet.commands.resume import resume
 from fleet.commands.retry import retry
 from fleet.commands.rollback import rollback
+from fleet.commands.serve import serve
 from fleet.commands.status import status
 from fleet.commands.stop import stop
 from fleet.commands.sweep import sweep
@@ -62,6 +63,7 @@ COMMANDS = (
     compare,
     promote,
     rollback,
+    serve,
     missions,
     doctor,
     validate,

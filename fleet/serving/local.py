@@ -6,13 +6,14 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from fleet.errors import UnfitEnvironmentError
 from fleet.serving.app import build_app
 from fleet.serving.server import Server
+from fleet.serving.settings import ServingSettings
 from fleet.serving.tokens import Secrets
 
 
@@ -31,10 +32,12 @@ def uvicorn_config(server: Server, secrets: Secrets) -> uvicorn.Config:
     )
 
 
-def run(server: Server, secrets: Secrets) -> None:
-    """Serve until a signal comes."""
+def run(settings: ServingSettings, secrets: Secrets, ready: Callable[[str], None]) -> None:
+    """Serve until a signal comes; `ready(url)` is called once models are loaded."""
+    server = Server(settings)
     server.start()
     try:
+        ready(f"http://{settings.host}:{settings.port}")
         uvicorn.Server(uvicorn_config(server, secrets)).run()
     finally:
         server.stop()

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bem.base import BaseModel as FrozenBase
 from bem.engine import EngineLoop
@@ -62,6 +62,13 @@ class Shelf:
     def view(self) -> View:
         """What is served now."""
         return self._view
+
+    def set_canary_share(self, share: float) -> None:
+        """From the next request on."""
+        with self._lock:
+            self._share = share
+            table = replace(self._view.table, canary_share=share)
+            self._view = replace(self._view, table=table)
 
     def pin(self, name: str, key: str) -> tuple[Resolved, Loaded] | None:
         """The model that a name means for this key, held until `release`; None: there is none."""

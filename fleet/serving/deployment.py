@@ -1,0 +1,135 @@
+"""Ray Serve: one deployment whose replicas hold the engine and answer HTTP themselves.
+
+HAProxy (it comes with `ray[serve]`) spreads connections over the replicas. What is served changes
+inside a replica (`shelf`), so a promotion, a canary or a rollback redeploys nothing; `reconfigure`
+changes the canary's share only. A replica whose engine stands still fails its health check and is
+replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fleet.serving.app import build_app
+from fleet.serving.guard import App
+from fleet.serving.haproxy import prepare
+from fleet.serving.server import Server
+from fleet.serving.settings import ServingSettings
+from fleet.serving.tokens import Secrets
+from fleet.settings import LaunchSettings, RunPaths
+
+APP = "bem"
+
+
+class EngineReplica:
+    """One replica: a `Server` and the API over it."""
+
+    def __init__(self, settings: ServingSettings, secrets: Secrets) -> None:
+        self.server = Server(settings)
+        self._secrets = secrets
+        self.server.start()
+
+    def __serve_build_asgi_app__(self) -> App:
+        return build_app(self.server, self._secrets)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Ray Serve tells of a changed `user_config`; it blocks the replica, so nothing loads."""
+        self.server.shelf.set_canary_share(float(user_config["canary_share"]))
+
+    def check_health(self) -> None:
+        """Raises where the replica should be replaced."""
+        problem = self.server.problem()
+        if problem:
+            raise RuntimeError(problem)
+
+
+def deploy(settings: ServingSettings, secrets: Secrets) -> None:
+    """Start or change the application on the Ray that this process has joined."""
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    serve.start(
+        http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=_quiet()
+    )
+    scaling: dict[str, Any] = {"num_replicas": settings.ray.replicas}
+    if settings.ray.max_replicas > settings.ray.replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": settings.ray.replicas,
+                "max_replicas": settings.ray.max_replicas,
+                "target_ongoing_requests": settings.ray.ongoing,
+            }
+        }
+    replica = serve.ingress()(EngineReplica)
+    deployment = serve.deployment(
+        name="engine",
+        # The engine's own queue is the limit: it answers 429 in OpenAI's form.
+        max_ongoing_requests=settings.engine.rows + settings.engine.queue + 16,
+        ray_actor_options={"num_cpus": settings.ray.cpus, "num_gpus": settings.ray.gpus},
+        user_config={"canary_share": settings.canary_share},
+        health_check_period_s=2.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=30.0,
+        **scaling,
+    )(replica)
+    serve.run(deployment.bind(settings, secrets), name=APP, route_prefix="/")
+
+
+@contextmanager
+def serving_on_ray(
+    settings: ServingSettings, secrets: Secrets, *, address: str | None = None
+) -> Iterator[str]:
+    """Ray, Serve and the application for the length of the block; gives the URL."""
+    from fleet.ray_session import ray_session
+
+    settings = settings.model_copy(update={"registry": settings.registry.resolve()})
+    folder = Path("/tmp") / f"bf-{os.getpid()}-haproxy"
+    prepare(folder, os.environ, local=address is None)
+    wanted = settings.ray.max_replicas if address is None else 0
+    launch = LaunchSettings(
+        paths=RunPaths(root=Path("runs") / "serve"),
+        profile="serve",
+        command="serve",
+        cpus=max(1, round(wanted * settings.ray.cpus)) + 1,
+        address=address,
+    )
+    with ray_session(launch):
+        from ray import serve
+
+        try:
+            deploy(settings, secrets)
+            yield f"http://{settings.host}:{settings.port}"
+        finally:
+            serve.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, ready: Any) -> None:
+    """Serve until SIGINT or SIGTERM; `ready(url)` is called once it answers."""
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with serving_on_ray(settings, secrets, address=address) as url:
+            ready(url)
+            stop.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _quiet() -> Any:
+    from ray.serve.schema import LoggingConfig
+
+    return LoggingConfig(enable_access_log=False)
