@@ -36,12 +36,14 @@ class EngineLoop:
         self._pieces: deque[tuple[Pieces[Any], Future[Any]]] = deque()
         self._wake = threading.Event()
         self._stop = False
+        self._running = False
         self._beat_s = time.monotonic()
         self._after_step: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._work, name="bem-engine", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
+        self._running = True
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -62,8 +64,8 @@ class EngineLoop:
         self._after_step = act
 
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether the thread runs. (Asking the thread itself takes a lock that it contends for.)"""
+        return self._running
 
     def silent_s(self) -> float:
         """Seconds since the loop last came round; it does so at least every second."""
@@ -72,7 +74,8 @@ class EngineLoop:
     def submit(self, request: Request, emit: Emit) -> Ticket:
         """As `Engine.submit`."""
         ticket = self.engine.submit(request, emit)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         return ticket
 
     def call(self, act: Callable[[], T]) -> Future[T]:
@@ -96,6 +99,12 @@ class EngineLoop:
         return future
 
     def _work(self) -> None:
+        try:
+            self._rounds()
+        finally:
+            self._running = False
+
+    def _rounds(self) -> None:
         while not self._stop:
             self._beat_s = time.monotonic()
             self._wake.clear()
