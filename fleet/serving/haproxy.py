@@ -8,7 +8,6 @@ then becomes HAProxy. Knows no Serve.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import MutableMapping
 from pathlib import Path
