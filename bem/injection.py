@@ -10,9 +10,9 @@ Legend: B rows, T positions, I inputs, O outputs, D hidden size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -335,6 +335,7 @@ class AdapterHost(nn.Module):
             split,
             {name: self[name] for name in acting},
             self._stacks,
+            host=cast("Mapping[str, Adapter]", self.adapters),
             tokens=tokens,
             decoding=decoding,
         )

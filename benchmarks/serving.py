@@ -61,12 +61,23 @@ class Figure:
     texts: tuple[str, ...]
 
 
-def prompts() -> list[list[int]]:
-    """A prompt an adapter; tokens drawn once."""
+def choose_prompts(engine: Engine, names: Sequence[str]) -> list[list[int]]:
+    """A prompt an adapter, drawn until its answer does not end before its last token: every cell
+    has the same work a request."""
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 600, (ADAPTERS, PROMPT_TOKENS), generator=draw)
-    rows: list[list[int]] = ids.tolist()
-    return rows
+    chosen = []
+    for name in names:
+        while True:
+            ids = torch.randint(5, 600, (PROMPT_TOKENS,), generator=draw).tolist()
+            finish: list[str] = []
+            request = Request(prompt_ids=tuple(ids), max_tokens=TOKENS, strength={name: 1.0})
+            engine.submit(request, lambda event, to=finish: to.append(event.finish or ""))  # type: ignore[misc]
+            while engine.step():
+                pass
+            if finish[-1] == "length":
+                break
+        chosen.append(ids)
+    return chosen
 
 
 # --- servers over PEFT ----------------------------------------------------------------------------
@@ -197,9 +208,10 @@ class Target:
         return sum(t.user + t.system for t in times)
 
 
-async def drive(target: Target, clients: int, adapters: int, requests: int) -> Figure:
+async def drive(
+    target: Target, rows: Sequence[list[int]], clients: int, adapters: int, requests: int
+) -> Figure:
     """C clients until `requests` answers have come."""
-    rows = prompts()
     todo = iter(range(requests))
     latencies: list[float] = []
     texts: dict[int, str] = {}
@@ -231,10 +243,15 @@ async def drive(target: Target, clients: int, adapters: int, requests: int) -> F
 
 
 def bare(
-    engine: Engine, names: Sequence[str], clients: int, adapters: int, requests: int
+    engine: Engine,
+    names: Sequence[str],
+    rows: Sequence[list[int]],
+    clients: int,
+    adapters: int,
+    requests: int,
 ) -> Figure:
     """The engine alone, in this thread: `clients` answers under way."""
-    rows, latencies = prompts(), []
+    latencies: list[float] = []
     todo = iter(range(requests))
     tokens, open_ = 0, 0
     texts: dict[int, str] = {}
@@ -367,6 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             host.attach(f"m{at}", adapter.requires_grad_(False))
             names.append(f"m{at}")
         engine = Engine(host, Limits(rows=MOST))
+        rows = choose_prompts(engine, names)
         found: dict[tuple[str, int, int], list[Figure]] = {}
         for number in range(rounds + 1):  # the first one warms up
             for clients, adapters in cells:
@@ -375,9 +393,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     if args.quick and name != "ours" and (clients, adapters) != CLAIMED:
                         continue
                     count = min(requests, 12 if args.quick else 40) if name == "set" else requests
-                    figure = asyncio.run(drive(target, clients, adapters, count))
+                    figure = asyncio.run(drive(target, rows, clients, adapters, count))
                     found.setdefault((name, clients, adapters), []).append(figure)
-                figure = bare(engine, names, clients, adapters, requests)
+                figure = bare(engine, names, rows, clients, adapters, requests)
                 found.setdefault(("engine", clients, adapters), []).append(figure)
             sys.stderr.write(f"round {number} of {rounds}\n")
         _report(found, cells, base.tokenizer, args.json)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bem.context import Row
 from bem.interfaces import Adapter, AdapterLayer, StackShape
-from bem.mixed.products import PRODUCTS, choose_layout, weights
+from bem.mixed.products import PRODUCTS, Layout, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.stack import Stack, StackKeeper
 
@@ -26,6 +26,9 @@ Layer = Callable[[Tensor, Tensor], Tensor]
 KEPT_BYTES = 256 << 20
 """Gathered factors of all rows stay between decode steps up to this size (measured: 32 rows of 32
 rank-8 LoRAs on a base of d = 128 keep 7 MB and a step takes 0.8 of the time)."""
+MOST_MATES = 64
+"""Up to so many adapters of one shape stand in one stack, whoever acts: where rows come and go, a
+stack for each selection would be made again and again."""
 
 
 class MixedForward:
@@ -38,10 +41,11 @@ class MixedForward:
         adapters: Mapping[str, Adapter],
         keeper: StackKeeper,
         *,
+        host: Mapping[str, Adapter],
         tokens: int,
         decoding: bool,
     ) -> None:
-        """`adapters`: those that act in this forward, of the split's."""
+        """`adapters`: those that act in this forward, of the split's; `host`: all there are."""
         self.split = split
         self._adapters = adapters
         self.can_stay = decoding and not torch.is_grad_enabled()
@@ -51,13 +55,17 @@ class MixedForward:
             shapes.setdefault(shape, []).append(name)
         self._alone = shapes.pop(None, [])
         keeper.tell([f"{n} ({adapters[n].kind})" for n in self._alone if self._is_slow(n)])
-        self._groups = [
-            StackedRows(
-                names, split, keeper.get([adapters[n] for n in names]), tokens, keep=self.can_stay
-            )
-            for alike in shapes.values()
-            for names in _apart(alike, split)
-        ]
+        self._groups = []
+        together = not torch.is_grad_enabled()
+        for shape, alike in shapes.items():
+            mates = _mates(shape, host)
+            for names in _apart([n for n in mates if n in alike], split):
+                shared = together and 1 < len(names) < len(mates) <= MOST_MATES
+                chosen = mates if shared else names
+                stack = keeper.get([host[n] for n in chosen])
+                self._groups.append(
+                    StackedRows(names, chosen, split, stack, tokens, keep=self.can_stay)
+                )
         self.code()
 
     @classmethod
@@ -67,6 +75,7 @@ class MixedForward:
         adapters: Mapping[str, Adapter],
         keeper: StackKeeper,
         *,
+        host: Mapping[str, Adapter],
         tokens: int,
         decoding: bool,
     ) -> MixedForward:
@@ -76,7 +85,7 @@ class MixedForward:
         if kept is not None and decoding and not torch.is_grad_enabled():
             kept.code()
             return kept
-        made = cls(split, adapters, keeper, tokens=tokens, decoding=decoding)
+        made = cls(split, adapters, keeper, host=host, tokens=tokens, decoding=decoding)
         if made.can_stay:
             split.kept[key] = made
         return made
@@ -109,11 +118,20 @@ class StackedRows:
     """Adapters of one shape over their rows of the batch; kept over decode steps."""
 
     def __init__(
-        self, names: Sequence[str], split: Split, stack: Stack, tokens: int, *, keep: bool
+        self,
+        names: Sequence[str],
+        stacked: Sequence[str],
+        split: Split,
+        stack: Stack,
+        tokens: int,
+        *,
+        keep: bool,
     ) -> None:
-        """`keep`: it serves many forwards, so that what is gathered may stay."""
+        """`stacked`: the names of the stack's adapters, of which `names` act. `keep`: it serves
+        many forwards, so that what is gathered may stay."""
         self._stack = stack
-        self._adapters = stack.adapters
+        place = {name: g for g, name in enumerate(stacked)}
+        self._adapters = [stack.adapters[place[name]] for name in names]
         self._names = tuple(names)
         self._parts = [split.parts[name] for name in names]
         self._count = len(split.rows)
@@ -121,20 +139,21 @@ class StackedRows:
         assert shape is not None
         self._rank = shape.rank
         self._coded = stack.adapters[0].feature_layer is not None
-        place = {name: g for g, name in enumerate(names)}
         device = self._parts[0].index_M.device
         which = [next((place[n] for n in names_of(row) if n in place), 0) for row in split.rows]
         which_B = torch.tensor(which, device=device)
-        self._own_BG = torch.nn.functional.one_hot(which_B, len(names)).to(stack.dtype)
-        self._layout = choose_layout(
-            adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
-        )
+        self._own_BG = torch.nn.functional.one_hot(which_B, len(stacked)).to(stack.dtype)
+        self._layout: Layout = "gather"
+        if len(stacked) == len(names):
+            self._layout = choose_layout(
+                adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
+            )
         live = stack.is_live()
         self._products = [
             PRODUCTS[self._layout](
                 functools.partial(stack.stacked, index, live),
                 which_B,
-                len(names),
+                len(stacked),
                 keep=keep and not live and stack.num_bytes() * len(which) <= KEPT_BYTES,
             )
             for index in range(len(stack.layers))
@@ -205,6 +224,11 @@ def _act_alone(layer: AdapterLayer, part: Part, count: int, x_BTI: Tensor, y_BTO
         return layer(x_BTI, y_BTO)  # type: ignore[no-any-return]
     own = layer(part.of(x_BTI), part.of(y_BTO))
     return y_BTO.index_copy(0, part.index_M, own)
+
+
+def _mates(shape: StackShape | None, host: Mapping[str, Adapter]) -> list[str]:
+    """All adapters of one shape, in the host's order."""
+    return [name for name, adapter in host.items() if adapter.stack_shape() == shape]
 
 
 def _apart(names: Sequence[str], split: Split) -> list[list[str]]:
