@@ -106,8 +106,10 @@ class Load:
                         raise RuntimeError(f"{answer.status}: {text[:120]}")
                 told = json.loads(text)
             except (aiohttp.ClientError, RuntimeError, TimeoutError, ValueError) as error:
-                phase.failures.append(
-                    (time.monotonic() - phase.began_s, f"{type(error).__name__}: {error}"[:160])
+                # What broke a request is what went on when it broke, not when it began.
+                now = self.phase
+                now.failures.append(
+                    (time.monotonic() - now.began_s, f"{type(error).__name__}: {error}"[:160])
                 )
                 await asyncio.sleep(0.05)
                 continue

@@ -27,6 +27,9 @@ _SETTINGS = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "1",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_RISE": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # A request that a dying replica has not begun to answer goes to another one: asking for an
+    # answer again changes nothing.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
 }
 _SCRIPT = """#!/bin/sh
 # Puts what listens on all interfaces without a name on loopback, then becomes HAProxy.
