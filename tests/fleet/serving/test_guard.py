@@ -28,7 +28,7 @@ CLIENT, OTHER, BOSS = "client-token-0123456789", "other-token-0123456789", "admi
 @pytest.fixture(scope="module")
 def guarded(shop: Shop) -> Iterator[str]:
     settings = shop.settings(
-        limits={"requests_per_minute": 60, "burst": 6, "body_bytes": 20_000, "body_s": 0.5}
+        limits={"requests_per_minute": 30, "burst": 6, "body_bytes": 20_000, "body_s": 0.5}
     )
     environ = {TOKENS_VARIABLE: f"{CLIENT},{OTHER}", ADMIN_VARIABLE: BOSS}
     secrets = read_secrets(None, None, environ)
@@ -61,11 +61,14 @@ def test_tokens(guarded: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_bucket_a_client(guarded: str) -> None:
-    answers = [get(guarded, "/v1/models", CLIENT) for _ in range(8)]
-    late = answers[-1]
-    assert answers[0].status_code == 200
+    late = first = get(guarded, "/v1/models", CLIENT)
+    for _ in range(60):  # a busy machine asks slowly, and the bucket fills meanwhile
+        late = get(guarded, "/v1/models", CLIENT)
+        if late.status_code != 200:
+            break
+    assert first.status_code == 200
     assert late.status_code == 429
-    assert late.headers["retry-after"] == "1"
+    assert late.headers["retry-after"] in ("1", "2")
     assert late.json()["error"]["code"] == "rate_limit_exceeded"
     assert get(guarded, "/v1/models", OTHER).status_code in (200, 429)
 
