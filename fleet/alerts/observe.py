@@ -93,6 +93,8 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
     preempted = reader.preemptions()
     counts = reader.counts()
     runs = reader.runs()
+    # A mission whose workers are still coming up has not moved yet: its driver's start counts.
+    began = max((session.started_at for session in reader.sessions()), default=0.0)
     return Observation(
         run_id=str(meta.get("run_id", "")),
         now=now,
@@ -103,7 +105,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
             MissionSeen(
                 mission=row.mission,
                 phase=row.phase,
-                moved_at=max(moved.get(row.mission, 0.0), row.started_at or 0.0),
+                moved_at=max(moved.get(row.mission, 0.0), row.started_at or 0.0, began),
                 counts={state.value: n for state, n in counts.get(row.mission, {}).items()},
                 stale=tuple(
                     run.run
