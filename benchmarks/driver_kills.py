@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
 from launched import Launched, left_behind, outcome  # noqa: E402
 
+from fleet.ledger.database import is_begun  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 
@@ -179,7 +180,7 @@ def phase(paths: RunPaths) -> str:
 
 
 def planned(paths: RunPaths) -> bool:
-    if not paths.ledger.is_file() or not paths.ledger.stat().st_size:
+    if not is_begun(paths.ledger):
         return False
     with LedgerReader(paths.ledger) as reader:
         return bool(reader.missions())

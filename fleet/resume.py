@@ -19,6 +19,7 @@ from fleet.drive import Wishes, launch_facts, say, work
 from fleet.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.errors import ConfigError, NotFoundError
 from fleet.launch import Order, resolve
+from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.plan import CampaignPlan, plan_campaign
@@ -200,7 +201,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
         earlier_s=0.0,
         sessions=(),
     )
-    if not paths.ledger.is_file() or paths.ledger.stat().st_size == 0:
+    if not is_begun(paths.ledger):
         return empty
     with LedgerReader(paths.ledger) as reader:
         names = [row.mission for row in reader.missions()]
@@ -245,7 +246,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
 def _end_leftovers(paths: RunPaths, lock: HeldLock, seen: float | None) -> None:
     """Processes of earlier drivers, by the tokens that the lock and the ledger know."""
     known = list(lock.earlier)
-    if paths.ledger.is_file():
+    if is_begun(paths.ledger):
         with LedgerReader(paths.ledger) as reader:
             known += [row.session for row in reader.sessions()]
     ended = leftovers.end(known)

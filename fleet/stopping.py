@@ -15,6 +15,7 @@ from collections.abc import Callable
 from fleet import leftovers, requests
 from fleet.driver_lock import Driver, driver_of, moment
 from fleet.errors import StorageError, UsageError
+from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.settings import RunPaths
@@ -83,7 +84,7 @@ def _kill(paths: RunPaths, driver: Driver, say: Say) -> None:
             log=str(paths.logs),
         )
     _end_leftovers(paths, driver, say)
-    if paths.ledger.is_file():
+    if is_begun(paths.ledger):
         ledger = Ledger(paths.ledger)
         ledger.event("warning", "fleet", "killed by python fleet.py stop")
         ledger.end_session(driver.session, "killed by python fleet.py stop")
@@ -92,7 +93,7 @@ def _kill(paths: RunPaths, driver: Driver, say: Say) -> None:
 
 def _end_leftovers(paths: RunPaths, driver: Driver | None, say: Say) -> None:
     known = [] if driver is None else [driver.session, *driver.earlier]
-    if paths.ledger.is_file():
+    if is_begun(paths.ledger):
         with LedgerReader(paths.ledger) as reader:
             known += [row.session for row in reader.sessions()]
     ended = leftovers.end(known)

@@ -143,6 +143,20 @@ def open_reader(path: Path, schema: Schema = LEDGER) -> sqlite3.Connection:
     return cx
 
 
+def is_begun(path: Path) -> bool:
+    """Whether the file has its tables; a writer that was killed as it began leaves one without."""
+    if not path.is_file():
+        return False
+    cx = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)
+    try:
+        found = cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: cannot be read: {error}") from None
+    finally:
+        cx.close()
+    return found is not None
+
+
 @contextmanager
 def transaction(cx: sqlite3.Connection) -> Iterator[None]:
     """All or nothing; disk trouble comes out as StorageError."""

@@ -19,6 +19,7 @@ from launched import Launched, Outcome, left_behind, outcome
 
 from fleet import cli
 from fleet.driver_lock import driver_of
+from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths
 from fleet.states import RunState
@@ -57,7 +58,7 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
     found = Hit(paths=RunPaths(root=folder / "hit"))
 
     def results() -> int:
-        if not found.paths.ledger.is_file() or not found.paths.ledger.stat().st_size:
+        if not is_begun(found.paths.ledger):
             return 0
         with LedgerReader(found.paths.ledger) as reader:
             return len(reader.results())

@@ -13,6 +13,7 @@ import pytest
 from launched import Launched
 
 from fleet import cli
+from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths
 from fleet.states import RunState
@@ -28,7 +29,7 @@ def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
     driver = Launched(tmp_path, *arguments, FAKE_STALE_S=str(STALE_S))
 
     def held(*states: RunState) -> bool:
-        if not paths.ledger.is_file():
+        if not is_begun(paths.ledger):
             return False
         with LedgerReader(paths.ledger) as reader:
             return any(row.state in states for row in reader.runs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -123,10 +124,16 @@ def test_resume_goes_on_with_what_was_frozen(
         assert [d.kind for d in reader.decisions()] == ["freeze", "freeze", "resume"]
 
 
+@pytest.mark.parametrize("half", [False, True])
 def test_a_launch_that_never_recorded_its_plan_begins_now(
-    command: Callable[..., int], worked: list[Any], paths: RunPaths
+    command: Callable[..., int], worked: list[Any], paths: RunPaths, half: bool
 ) -> None:
     paths.ledger.unlink()
+    if half:  # killed between the first page and the tables
+        cx = sqlite3.connect(paths.ledger, isolation_level=None)
+        cx.execute("PRAGMA journal_mode=WAL")
+        cx.close()
+        assert paths.ledger.stat().st_size
     assert command("resume") == 0
     with LedgerReader(paths.ledger) as reader:
         assert len(reader.runs()) == 18
