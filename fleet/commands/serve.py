@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleet.commands.options import DEFAULT_REGISTRY, RegistryDir
+from fleet.commands.options import DEFAULT_REGISTRY, DEFAULT_RUNS_DIR, RegistryDir, RunsDir
 
 
 def serve(
@@ -40,6 +40,7 @@ def serve(
         bool, typer.Option("--one-process", help="Without Ray: one replica under uvicorn.")
     ] = False,
     folder: RegistryDir = DEFAULT_REGISTRY,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> int:
     """Serve what the registry's aliases point at; promotions and rollbacks take effect live."""
     from fleet.errors import UnfitEnvironmentError, UsageError
@@ -53,6 +54,7 @@ def serve(
         "canary_share": canary,
         "base": base,
         "registry": folder if config is None or folder != DEFAULT_REGISTRY else None,
+        "runs": runs_dir if config is None or runs_dir != DEFAULT_RUNS_DIR else None,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if replicas is not None:
@@ -73,6 +75,11 @@ def serve(
         guarded = "tokens needed" if secrets.required else "no token needed"
         sys.stderr.write(f"serving at {url} ({guarded}); Ctrl-C ends it\n")
         sys.stderr.write(f"  try: curl {url}/v1/models\n")
+        if secrets.page:
+            needs = "  (once with ?token=ADMIN_TOKEN)" if secrets.admin is not None else ""
+            sys.stderr.write(f"  page: {url}/fleet/{needs}\n")
+        else:
+            sys.stderr.write("  no page at /fleet: it needs --admin-token where clients need one\n")
         sys.stderr.flush()
 
     if one_process:

@@ -56,6 +56,7 @@ def create_app(
     *,
     hosts: Sequence[str] = LOOPBACK,
     token: str | None = None,
+    accepts: Callable[[str], bool] | None = None,
     traffic: TrafficSource | None = None,
 ) -> FastAPI:
     """The page over the launches of `runs_dir`.
@@ -63,11 +64,13 @@ def create_app(
     Args:
         hosts: names that the Host header may have, without ports.
         token: who asks must know it; None asks for none (loopback, or a server that guards itself).
+        accepts: says of another token whether it opens the page too; beside `token`, which the
+            browser then keeps instead of it.
         traffic: figures of a server that holds the registry's models; None where nobody serves.
     """
     app = FastAPI(title="BEM Fleet", docs_url=None, redoc_url=None, openapi_url=None)
     pages = _Pages(app)
-    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_middleware(Guard, hosts=hosts, token=token, accepts=accepts)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     listeners = _Listeners()
 
@@ -152,7 +155,8 @@ def create_app(
             if of == "*":
                 return changes.of_folder(list_runs(runs_dir))
             if of == "registry":
-                return changes.of_folder([], [RegistryPaths(root=registry_dir).database])
+                told = changes.of_folder([], [RegistryPaths(root=registry_dir).database])
+                return told if traffic is None else f"{told} {sum(r.requests for r in traffic())}"
             return changes.of_run(paths_of(of))
 
         first = await anyio.to_thread.run_sync(token)

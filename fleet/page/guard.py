@@ -9,7 +9,7 @@ cannot read. ASGI only; it knows no view.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
@@ -37,8 +37,16 @@ _HEADERS = {
 class Guard:
     """Middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str],
+        token: str | None,
+        accepts: Callable[[str], bool] | None = None,
+    ) -> None:
         self._app = app
+        self._accepts = accepts
         self._hosts = frozenset(host.lower() for host in hosts)
         self._token = token
 
@@ -73,14 +81,17 @@ class Guard:
         if self._fits(_cookie(headers)):
             return None
         return PlainTextResponse(
-            "This page needs the token that `fleet.py watch --web` printed: open the address it "
-            "showed, or send `Authorization: Bearer TOKEN`.\n",
+            "This page needs a token: of `fleet.py watch --web` the one that it printed, of "
+            "`fleet.py serve` the admin's. Open the address with `?token=TOKEN`, or send "
+            "`Authorization: Bearer TOKEN`.\n",
             status_code=401,
             headers={"www-authenticate": 'Bearer realm="bem-fleet"'},
         )
 
     def _fits(self, given: str) -> bool:
-        return self._token is not None and hmac.compare_digest(given.encode(), self._token.encode())
+        if self._token is not None and hmac.compare_digest(given.encode(), self._token.encode()):
+            return True
+        return self._accepts is not None and self._accepts(given)
 
     def _signed_in(self, scope: Scope) -> Response:
         """The same address without the token, and the cookie that stands for it."""

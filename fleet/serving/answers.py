@@ -24,6 +24,7 @@ from bem.errors import InvalidInputError, QueueFullError
 from bem.model.analysis import analyse
 from bem.model.hints import require_known
 from fleet.serving.errors import (
+    ApiError,
     BadRequestError,
     BusyError,
     ConflictError,
@@ -32,6 +33,7 @@ from fleet.serving.errors import (
     UnknownModelError,
 )
 from fleet.serving.loading import Loaded
+from fleet.serving.model_traffic import Outcome
 from fleet.serving.prompts import Prompts, too_long
 from fleet.serving.schemas import ChatBody, CompletionBody
 from fleet.serving.server import Server
@@ -73,6 +75,8 @@ class Answering:
     _began_s: float = field(default_factory=time.monotonic)
     _seen: bool = False
     _closed: bool = False
+    _outcome: Outcome | None = "left"
+    """None: it was no request to the model."""
 
     async def events(self) -> AsyncIterator[Told]:
         """Everything until every answer has ended.
@@ -90,7 +94,10 @@ class Answering:
             self.answer_tokens += len(event.tokens)
             if event.finish is not None:
                 self._ended += 1
+                self._outcome = "answered" if self._ended == self.num_choices else "left"
                 self.server.metrics.answer(self.resolved.role, event.finish)
+            if event.finish in ("deadline", "error", "cancelled"):
+                self._outcome = "failed"
             if event.finish == "deadline":
                 raise DeadlineError("The answer was not complete in time.", code="deadline")
             if event.finish in ("error", "cancelled"):
@@ -110,6 +117,17 @@ class Answering:
             if model is not None:
                 self.server.shelf.release(model.id)
         self.server.metrics.count_tokens(self.prompt_tokens, self.answer_tokens)
+        if self._outcome is not None:
+            self.server.traffic.add(
+                self.resolved.model,
+                self._outcome,
+                tokens=self.answer_tokens,
+                seconds=time.monotonic() - self._began_s,
+            )
+
+    def refuse(self, error: ApiError) -> None:
+        """It could not be begun: the model's fault, or, below 429, a request that asked nothing."""
+        self._outcome = "failed" if error.status >= 429 else None
 
     # --- how it is begun ------------------------------------------------------------------------
 
@@ -202,6 +220,10 @@ class Answerer:
         answering = Answering(server=self.server, resolved=pinned[0], loaded=pinned[1])
         try:
             await self._ask(answering, body, texts, client)
+        except ApiError as error:
+            answering.refuse(error)
+            answering.close()
+            raise
         except BaseException:
             answering.close()
             raise

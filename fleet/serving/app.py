@@ -23,6 +23,7 @@ from fleet.serving.answers import Answerer, Answering, Body
 from fleet.serving.documents import describe, responses
 from fleet.serving.errors import ApiError, BadRequestError, UnreadyError, error_body
 from fleet.serving.guard import App, Guard
+from fleet.serving.live_page import with_page
 from fleet.serving.render import DONE, Choice, Form, sse
 from fleet.serving.schemas import ChatBody, CompletionBody
 from fleet.serving.server import Server
@@ -36,9 +37,10 @@ Key = Annotated[
 
 
 def build_app(server: Server, secrets: Secrets) -> App:
-    """The guarded app over a started server."""
+    """The guarded app over a started server, and the page at /fleet."""
     api = build_api(server, secrets)
-    return Guard(api, secrets=secrets, limits=server.settings.limits, metrics=server.metrics)
+    guarded = Guard(api, secrets=secrets, limits=server.settings.limits, metrics=server.metrics)
+    return with_page(guarded, server, secrets)
 
 
 def build_api(server: Server, secrets: Secrets) -> FastAPI:

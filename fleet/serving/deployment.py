@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fleet.page.app import MAX_LISTENERS
 from fleet.serving.app import build_app
 from fleet.serving.guard import App
 from fleet.serving.haproxy import prepare
@@ -71,8 +72,9 @@ def deploy(settings: ServingSettings, secrets: Secrets) -> None:
     replica = serve.ingress()(EngineReplica)
     deployment = serve.deployment(
         name="engine",
-        # The engine's own queue is the limit: it answers 429 in OpenAI's form.
-        max_ongoing_requests=settings.engine.rows + settings.engine.queue + 16,
+        # The engine's own queue is the limit: it answers 429 in OpenAI's form. Pages that listen
+        # take no place of it.
+        max_ongoing_requests=settings.engine.rows + settings.engine.queue + MAX_LISTENERS + 16,
         ray_actor_options={"num_cpus": settings.ray.cpus, "num_gpus": settings.ray.gpus},
         user_config={"canary_share": settings.canary_share},
         health_check_period_s=2.0,
@@ -90,7 +92,9 @@ def serving_on_ray(
     """Ray, Serve and the application for the length of the block; gives the URL."""
     from fleet.ray_session import ray_session
 
-    settings = settings.model_copy(update={"registry": settings.registry.resolve()})
+    settings = settings.model_copy(
+        update={"registry": settings.registry.resolve(), "runs": settings.runs.resolve()}
+    )
     folder = Path("/tmp") / f"bf-{os.getpid()}-haproxy"
     prepare(folder, os.environ, local=address is None)
     wanted = settings.ray.max_replicas if address is None else 0

@@ -27,6 +27,8 @@ def uvicorn_config(server: Server, secrets: Secrets) -> uvicorn.Config:
         access_log=False,
         lifespan="on",
         timeout_keep_alive=30,
+        # A page that listens never ends by itself.
+        timeout_graceful_shutdown=10,
         h11_max_incomplete_event_size=64 << 10,
         server_header=False,
     )

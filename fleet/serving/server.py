@@ -23,6 +23,7 @@ from bem.mixed import SlowRowsWarning
 from fleet.registry.forms import base_path
 from fleet.serving.catalog import Catalog, RegistryCatalog
 from fleet.serving.metrics import Metrics
+from fleet.serving.model_traffic import ModelTraffic
 from fleet.serving.sessions import SessionStore
 from fleet.serving.settings import ServingSettings
 from fleet.serving.shelf import Shelf
@@ -93,6 +94,7 @@ class Server:
             max_sessions=settings.sessions.max_sessions, idle_s=settings.sessions.idle_s
         )
         self.metrics = Metrics()
+        self.traffic = ModelTraffic()
         self.started_s = time.time()
         self.watch_error = ""
         """What the last look at the registry ended in; empty where it went well."""

@@ -81,6 +81,10 @@ class ServingSettings(_Strict):
     """Everything beside tokens."""
 
     registry: Path = Path("registry")
+    runs: Path = Path("runs")
+    """Launches that the page at /fleet shows."""
+    page_hosts: tuple[str, ...] = ()
+    """Further names by which browsers reach that page."""
     base: str = "bundled"
     """Base model: `bundled`, a folder or a hub id. Models over another base are not served."""
     host: str = LOOPBACK

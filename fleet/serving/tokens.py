@@ -36,6 +36,11 @@ class Secrets:
         """Whether requests must bring a token."""
         return bool(self.clients)
 
+    @property
+    def page(self) -> bool:
+        """Whether there is anyone who may see the page at /fleet."""
+        return self.admin is not None or not self.required
+
     def right(self, token: str | None) -> Right:
         """What the bearer of a token may do. The admin's token also opens what a client's does."""
         digest = _digest(token or "")
