@@ -72,6 +72,10 @@ class KeyConflictError(StorageError):
     """The same key came with a different value."""
 
 
+class AliasMovedError(StorageError):
+    """An alias is not where whoever moves it last saw it."""
+
+
 class IllegalMoveError(StorageError):
     """A state change that the table of moves forbids."""
 

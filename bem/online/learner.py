@@ -33,7 +33,7 @@ T = TypeVar("T")
 class LearnerConfig(BaseModel):
     """How an online learner updates."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     lr: float = Field(gt=0)
     """Adam's learning rate for factors."""

@@ -103,6 +103,16 @@ def said(decision: Decision) -> str:
         return f"{body['model']} registered{to}, verdict {body['verdict']}{forced}"
     if decision.kind == "alias":
         return f"{body['model']} is {body['alias']}"
+    if decision.kind == "online_update":
+        to = f" as {body['alias']}" if body["alias"] else " without an alias"
+        up = f"; {body['promoted']} is champion" if body["promoted"] else ""
+        return f"online learner: {body['model']} registered{to}{up}: {body['reason']}"
+    if decision.kind == "online_rollback":
+        out = f"; canary {body['canary']} taken out" if body["canary"] else ""
+        return f"online learner of {body['line']} went back{out}: {body['reason']}"
+    if decision.kind in ("online_start", "online_hold"):
+        did = "begins from" if decision.kind == "online_start" else "learns on from"
+        return f"online learner of {body['line']} {did} {body['model']}: {body['reason']}"
     if "canary" in body:
         return f"canary {body['canary']} taken out: {body['reason']}"
     return f"{body['restored']} is champion again; {body['withdrawn']} withdrawn: {body['reason']}"

@@ -50,7 +50,11 @@ def check(reader: RegistryReader, name: str | None = None) -> Report:
     try:
         links = reader.decisions()
         decisions = len(links)
-        told = {str(link.body["model"]): link for link in links if link.kind == "promotion"}
+        told = {
+            str(link.body["model"]): link
+            for link in links
+            if link.kind in ("promotion", "online_update")
+        }
         for row in rows:
             link = told.get(row.id)
             if link is None:

@@ -22,6 +22,9 @@ MODEL = "model"
 Kind = Literal["adapter", "planner", "overlay", "memory"]
 Alias = Literal["champion", "canary", "previous"]
 ALIASES: tuple[Alias, ...] = ("champion", "canary", "previous")
+ONLINE_CANARY = "online canary"
+"""Verdict of a model that an online learner made: it passed the learner's canary gate, no mission
+judged it. A reason it was forced with is inherited from the model that learning began from."""
 NO_BASE = "scratch"
 """Stands for the base in the id of a model that has none."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -9,6 +9,9 @@ from typing import Any
 from fleet.registry.reader import RegistryReader
 from fleet.registry.records import ModelRow
 
+_NAMING = ("model", "withdrawn", "restored", "canary", "parent", "promoted")
+"""Fields of a decision that name a model."""
+
 
 def listing(reader: RegistryReader) -> dict[str, Any]:
     """All models with their aliases."""
@@ -29,7 +32,7 @@ def shown(reader: RegistryReader, row: ModelRow) -> dict[str, Any]:
     decisions = [
         {"seq": link.seq, "at": link.at, "kind": link.kind, "hash": link.hash, **link.body}
         for link in reader.decisions()
-        if row.id in (link.body.get(key) for key in ("model", "withdrawn", "restored", "canary"))
+        if row.id in (link.body.get(key) for key in _NAMING)
     ]
     return {
         "model": row.to_dict(),

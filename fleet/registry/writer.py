@@ -13,7 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from fleet.errors import KeyConflictError, LedgerError, NotFoundError, StorageError, UsageError
+from fleet.errors import (
+    AliasMovedError,
+    KeyConflictError,
+    LedgerError,
+    NotFoundError,
+    StorageError,
+    UsageError,
+)
 from fleet.ledger import chain
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.registry.folders import RegistryPaths, problems_of, publish, read_manifest
@@ -78,17 +85,10 @@ class Registry:
             staged: a folder of `folders.staged` whose model/ is complete.
             actor: who promotes, for the decision: a command line, or a launch.
         """
-        manifest_sha256 = publish(staged, manifest, self.paths)
-        folder = self.paths.model(manifest.digest)
-        problems = problems_of(folder)
-        if problems:
-            raise StorageError(f"{problems[0]} It was not registered.", log=str(folder))
-        kept = read_manifest(folder)
+        kept, manifest_sha256 = self._publish(staged, manifest)
         now = self._clock()
         with transaction(self._cx):
-            row = self._cx.execute("SELECT digest FROM models WHERE id = ?", (kept.id,)).fetchone()
-            if row is not None and row[0] != kept.digest:
-                raise KeyConflictError(f"{kept.id} is another model's id: {row[0][:16]}.")
+            again = self._known(kept)
             alias = self._alias_for(kept.line, kept.id, target)
             self._decide(
                 "promotion",
@@ -101,15 +101,97 @@ class Registry:
                     "verdict_link": manifest.lineage.verdict_link,
                     "forced": manifest.lineage.forced,
                     "alias": alias,
-                    "again": row is not None,
+                    "again": again,
                     "actor": actor,
                 },
             )
-            if row is None:
+            if not again:
                 self._insert(kept, manifest_sha256, now)
             if alias is not None:
                 self._point(kept.line, alias, kept.id)
         return kept.id, alias
+
+    def register_online(
+        self,
+        staged: Path,
+        manifest: Manifest,
+        *,
+        champion: str,
+        own_canary: str | None,
+        facts: dict[str, Any],
+        actor: str,
+    ) -> tuple[str, Alias | None]:
+        """Registers the model of an online learner whose canary run passed.
+
+        The canary that the learner put before has lasted until this further passed run: it becomes
+        champion, and the new model canary. A canary that is not the learner's stays where it is,
+        and the new model gets no alias.
+
+        Args:
+            champion: the line's champion as the learner knows it.
+            own_canary: the learner's earlier canary, where it has one.
+            facts: figures of the step, for the decision.
+
+        Raises:
+            AliasMovedError: somebody moved champion or canary since; nothing was changed.
+        """
+        kept, manifest_sha256 = self._publish(staged, manifest)
+        now = self._clock()
+        with transaction(self._cx):
+            self._require_unmoved(kept.line, champion, own_canary)
+            again = self._known(kept)
+            if own_canary is not None:
+                self._require_whole(self._model(own_canary))
+                champion = own_canary
+            free = self._alias(kept.line, "canary") in (None, own_canary)
+            alias: Alias | None = "canary" if free and kept.id != champion else None
+            self._decide(
+                "online_update",
+                {
+                    **facts,
+                    "model": kept.id,
+                    "digest": kept.digest,
+                    "manifest_sha256": manifest_sha256,
+                    "parent": manifest.lineage.parents[0],
+                    "verdict": manifest.lineage.verdict,
+                    "forced": manifest.lineage.forced,
+                    "alias": alias,
+                    "promoted": own_canary,
+                    "again": again,
+                    "actor": actor,
+                },
+            )
+            if not again:
+                self._insert(kept, manifest_sha256, now)
+            if own_canary is not None:
+                self._point(kept.line, "champion", own_canary)
+            if alias is not None:
+                self._point(kept.line, alias, kept.id)
+        return kept.id, alias
+
+    def rollback_online(
+        self, line: str, own_canary: str | None, *, facts: dict[str, Any], actor: str
+    ) -> bool:
+        """An online learner went back to its last good state; its canary leaves the traffic.
+
+        Returns whether it did: a canary that is not the learner's (any more) stays.
+        """
+        with transaction(self._cx):
+            dropped = own_canary is not None and self._alias(line, "canary") == own_canary
+            canary = own_canary if dropped else None
+            self._decide(
+                "online_rollback", {**facts, "line": line, "canary": canary, "actor": actor}
+            )
+            if dropped:
+                self._forget(line, "canary")
+        return dropped
+
+    def note_online(
+        self, kind: Literal["online_start", "online_hold"], *, facts: dict[str, Any], actor: str
+    ) -> None:
+        """A step of an online learner that changes nothing here, for the record."""
+        with transaction(self._cx):
+            self._decide(kind, {**facts, "actor": actor})
 
     def set_alias(self, model: ModelRow, alias: Alias, *, actor: str) -> None:
         """Makes a registered model its line's champion or canary.
@@ -176,7 +258,30 @@ class Registry:
                 self._forget(line, "canary")
         return withdrawn, restored.id
 
+    def _publish(self, staged: Path, manifest: Manifest) -> tuple[Manifest, str]:
+        """The staged model in its place, verified there; with the sha256 of its manifest."""
+        manifest_sha256 = publish(staged, manifest, self.paths)
+        folder = self.paths.model(manifest.digest)
+        problems = problems_of(folder)
+        if problems:
+            raise StorageError(f"{problems[0]} It was not registered.", log=str(folder))
+        return read_manifest(folder), manifest_sha256
+
     # Inside a transaction
+
+    def _known(self, kept: Manifest) -> bool:
+        row = self._cx.execute("SELECT digest FROM models WHERE id = ?", (kept.id,)).fetchone()
+        if row is not None and row[0] != kept.digest:
+            raise KeyConflictError(f"{kept.id} is another model's id: {row[0][:16]}.")
+        return row is not None
+
+    def _require_unmoved(self, line: str, champion: str, own_canary: str | None) -> None:
+        now = self._alias(line, "champion"), self._alias(line, "canary")
+        if now[0] != champion or own_canary not in (None, now[1]):
+            raise AliasMovedError(
+                f"{line}: champion is {now[0]} and canary {now[1]}; the learner knew {champion} "
+                f"and {own_canary}. Nothing was changed."
+            )
 
     def _alias_for(self, line: str, model: str, target: Target) -> Alias | None:
         if target == "none":

@@ -24,6 +24,7 @@ from fleet.serving.documents import describe, responses
 from fleet.serving.errors import ApiError, BadRequestError, UnreadyError, error_body
 from fleet.serving.guard import App, Guard
 from fleet.serving.live_page import with_page
+from fleet.serving.living.routes import add_feedback
 from fleet.serving.render import DONE, Choice, Form, sse
 from fleet.serving.schemas import ChatBody, CompletionBody
 from fleet.serving.server import Server
@@ -61,6 +62,7 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         redirect_slashes=False,
     )
     describe(api, auth=secrets.required, max_tokens=server.settings.limits.max_tokens)
+    add_feedback(api, server.desk, admin=secrets.admin is not None)
     if secrets.admin is not None:
         _add_admin(api, server)
 

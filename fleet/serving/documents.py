@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from fleet.serving.guard import ADMIN
+
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -98,6 +100,12 @@ _BODIES: dict[str, dict[str, Any]] = {
         "properties": {"ok": {"type": "boolean"}, "problem": {"type": "string"}},
     },
     "admin": {"type": "object", "required": ["registry_version", "models", "engine"]},
+    "feedback": {
+        "type": "object",
+        "required": ["object", "id", "line", "waiting"],
+        "properties": {"object": {"const": "feedback"}, "waiting": {"type": "integer"}},
+    },
+    "feedback_status": {"type": "object", "required": ["enabled", "learners"]},
 }
 _WORDS = {
     400: "A field that does not parse, or that cannot be done.",
@@ -120,6 +128,8 @@ _STATUSES = {
     "metrics": (401, 408, 413, 429),
     "health": (408, 413),
     "admin": (400, 401, 403, 408, 413, 415, 429),
+    "feedback": (400, 401, 404, 408, 413, 415, 429, 500, 503),
+    "feedback_status": (401, 403, 408, 413, 429),
 }
 
 
@@ -133,7 +143,10 @@ def responses(what: str) -> dict[int | str, dict[str, Any]]:
         if what in ("completion", "chat"):
             event = {"type": "object", "required": ["data"]}
             content["text/event-stream"] = {"schema": event}
-        found[200] = {"description": "The answer.", "content": content}
+        found[202 if what == "feedback" else 200] = {
+            "description": "The answer.",
+            "content": content,
+        }
     if what == "health":
         found[503] = {
             "description": _WORDS[503],
@@ -156,7 +169,7 @@ def describe(api: FastAPI, *, auth: bool, max_tokens: int) -> None:
             for path, operations in made["paths"].items():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
-                    if path in ("/healthz", "/readyz") or not (auth or path.startswith("/admin/")):
+                    if path in ("/healthz", "/readyz") or not (auth or path.startswith(ADMIN)):
                         continue
                     operation["security"] = [{"bearer": []}]
             for name in ("CompletionBody", "ChatBody"):

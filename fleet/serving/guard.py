@@ -40,7 +40,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """Without a token and without a bucket: whoever watches must get through."""
-ADMIN = "/admin/"
+ADMIN = ("/admin/", "/v1/feedback/status")
+"""Paths that begin so need the admin's token."""
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

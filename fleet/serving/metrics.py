@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from bem.engine import Load
 
-ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/models", "other")
-STATUSES = ("200", "400", "401", "404", "429", "500", "503", "504")
+ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/models", "/v1/feedback", "other")
+STATUSES = ("200", "202", "400", "401", "404", "429", "500", "503", "504")
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -69,6 +69,22 @@ class Metrics:
                 ("kv_bytes", "Bytes of keys and values."),
             )
         }
+        self._feedback = Counter(
+            "bem_serving_feedback", "Feedback by what became of it.", ("outcome",),
+            registry=self._registry,
+        )  # fmt: skip
+        for outcome in ("accepted", "refused", "learned", "quarantined"):
+            self._feedback.labels(outcome)
+        self._online = Counter(
+            "bem_serving_online_canary", "Canary runs of online learners by what followed.",
+            ("action",), registry=self._registry,
+        )  # fmt: skip
+        for action in ("promote", "hold", "rollback"):
+            self._online.labels(action)
+        self._drift = Counter(
+            "bem_serving_online_drift", "Changes of the error level, told by ADWIN.",
+            registry=self._registry,
+        )  # fmt: skip
         self._sessions = Gauge(
             "bem_serving_sessions", "Stateful sessions kept.", registry=self._registry
         )
@@ -95,6 +111,18 @@ class Metrics:
         """A request is over."""
         self._tokens.labels("prompt").inc(prompt_tokens)
         self._tokens.labels("answer").inc(answer_tokens)
+
+    def feedback(self, outcome: str, count: int = 1) -> None:
+        """Feedback came, was learned from, or was thrown away."""
+        self._feedback.labels(outcome).inc(count)
+
+    def online_canary(self, action: str) -> None:
+        """An online learner ran its canary suite."""
+        self._online.labels(action).inc()
+
+    def drift(self) -> None:
+        """The level of errors has changed."""
+        self._drift.inc()
 
     def view(self, models: int, skipped: int, swaps: int) -> None:
         """What is served has changed."""

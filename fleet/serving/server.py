@@ -22,6 +22,7 @@ from bem.injection import AdapterHost
 from bem.mixed import SlowRowsWarning
 from fleet.registry.forms import base_path
 from fleet.serving.catalog import Catalog, RegistryCatalog
+from fleet.serving.living.desk import Desk
 from fleet.serving.metrics import Metrics
 from fleet.serving.model_traffic import ModelTraffic
 from fleet.serving.sessions import SessionStore
@@ -95,6 +96,7 @@ class Server:
         )
         self.metrics = Metrics()
         self.traffic = ModelTraffic()
+        self.desk = Desk(settings, self.shelf, self.base, self.metrics)
         self.started_s = time.time()
         self.watch_error = ""
         """What the last look at the registry ended in; empty where it went well."""
@@ -115,6 +117,7 @@ class Server:
     def stop(self) -> None:
         """End the threads; answers under way are lost."""
         self._stop.set()
+        self.desk.stop()
         self.loop.stop()
         self.host.detach()
 

@@ -64,6 +64,18 @@ class SessionSettings(_Strict):
     idle_s: float = Field(default=3600.0, gt=0)
 
 
+class LivingSettings(_Strict):
+    """Learning from feedback, for models that were exported with `online: true`."""
+
+    enabled: bool = True
+    """Off: POST /v1/feedback is refused. A learner costs nothing before the first feedback; then it
+    holds a base of its own beside the engine's."""
+    queue: int = Field(default=256, ge=1)
+    """Feedback of a line that waits for its learner; one more is told 429."""
+    tokens: int = Field(default=512, ge=8)
+    """Of one feedback: prompt and completion."""
+
+
 class ReplicaSettings(_Strict):
     """Ray Serve. Sessions and rate limits live in a replica."""
 
@@ -96,6 +108,7 @@ class ServingSettings(_Strict):
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
+    living: LivingSettings = LivingSettings()
     ray: ReplicaSettings = ReplicaSettings()
 
     @property

@@ -226,7 +226,7 @@ def _serve(
 ) -> StreamResult:
     params, arm = _params(spec), _arm_params(spec, run.arm)
     stream: Sequence[Item] = dataset.streams[split]
-    suite = CanarySuite(host, dataset.canary)
+    suite = CanarySuite(host, to_examples(dataset.canary))
     score = suite.run().score
     if score < params.min_start_score:
         raise ValueError(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from bem.checkpoint import write_durably
+from bem.data import Example
 from bem.online import CanaryConfig, LearnerConfig
 from missions.living_model.data import Dataset, Item
 from missions.living_model.params import ArmParams, LivingModelParams
@@ -27,7 +29,7 @@ SETTINGS, INITIAL, CANARY = "settings.json", "initial.json", "canary.json"
 class OnlineSettings(BaseModel):
     """settings.json."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     update: str
     """controller or all: which parameters of the adapter learn."""
@@ -36,6 +38,37 @@ class OnlineSettings(BaseModel):
     prompts_per_update: int
     seed: int
     """Of the run that was promoted; the learner's draws start from it."""
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Online:
+    """The three files, read."""
+
+    settings: OnlineSettings
+    initial: tuple[Example, ...]
+    canary: tuple[Example, ...]
+
+
+def read_online(folder: Path) -> Online:
+    """What `write_online` wrote.
+
+    Raises:
+        ValueError: a file does not parse (pydantic's).
+        OSError: one is missing.
+    """
+    return Online(
+        settings=OnlineSettings.model_validate_json((folder / SETTINGS).read_bytes()),
+        initial=_examples(folder / INITIAL),
+        canary=_examples(folder / CANARY),
+    )
 
 
 def write_online(spec: MissionSpec, run: Run, dataset: Dataset, folder: Path) -> None:
@@ -58,3 +91,10 @@ def write_online(spec: MissionSpec, run: Run, dataset: Dataset, folder: Path) ->
 def _items(items: Sequence[Item]) -> bytes:
     plain = [{"id": item.id, "prompt": item.prompt, "target": item.target} for item in items]
     return (json.dumps(plain) + "\n").encode()
+
+
+def _examples(path: Path) -> tuple[Example, ...]:
+    shown = TypeAdapter(list[_Shown]).validate_json(path.read_bytes())
+    return tuple(
+        Example(prompt=one.prompt, target=one.target, id=one.id, cluster=ONLINE) for one in shown
+    )

@@ -51,11 +51,11 @@ class StreamResult:
 class CanarySuite:
     """Fixed prompts: exact match, and how far the live answers are from the last good ones."""
 
-    def __init__(self, host: AdapterHost, items: Sequence[Item]) -> None:
+    def __init__(self, host: AdapterHost, examples: Sequence[Example]) -> None:
         tokenizer = host.base.tokenizer
         self._host = host
         self._batch = pad(
-            encode(to_examples(items), tokenizer),
+            encode(examples, tokenizer),
             pad_id=pad_id_of(tokenizer),
             device=host.base.device,
         )

@@ -128,7 +128,7 @@ def test_serving_in_blocks_equals_serving_at_once(host: AdapterHost) -> None:
 def test_the_canary_suite_measures_divergence_from_the_committed_answers(
     host: AdapterHost,
 ) -> None:
-    suite = CanarySuite(host, STREAM[:6])
+    suite = CanarySuite(host, to_examples(STREAM[:6]))
     assert suite.run().kl == pytest.approx(0.0, abs=1e-6)
     parameter = host["a"].get_parameter("layers.0.up_OR")
     before = parameter.detach().clone()

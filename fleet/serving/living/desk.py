@@ -1,0 +1,139 @@
+"""Where feedback is handed in: which line it belongs to, and that line's one learner.
+
+Learners begin with the first feedback of their line, so a server that nobody teaches pays nothing.
+Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from bem.base import BaseModel as FrozenBase
+from bem.base import load_base
+from bem.data import Encoded, Example, encode
+from bem.errors import InvalidInputError
+from fleet.errors import LedgerError
+from fleet.registry.forms import base_path
+from fleet.serving.errors import BadRequestError, BusyError, UnknownModelError, UnreadyError
+from fleet.serving.living.learner import Learner
+from fleet.serving.living.source import NotLivingError, find_start, is_living
+from fleet.serving.metrics import Metrics
+from fleet.serving.settings import ServingSettings
+from fleet.serving.shelf import Shelf
+from fleet.serving.traffic import BASE
+
+
+class Desk:
+    """Learners by line."""
+
+    def __init__(
+        self, settings: ServingSettings, shelf: Shelf, base: FrozenBase, metrics: Metrics
+    ) -> None:
+        """
+        Args:
+            base: the served one; its tokenizer alone is used here.
+        """
+        self._settings = settings
+        self._shelf = shelf
+        self._base = base
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._learners: dict[str, Learner] = {}
+
+    def offer(self, model: str, prompt: str, completion: str, request_id: str) -> dict[str, Any]:
+        """Queues one feedback.
+
+        Raises:
+            ApiError: unknown model, one that does not learn, text too long, a full queue.
+        """
+        line = self._line(model)
+        item = self._encode(prompt, completion, request_id)
+        learner = self._learner(line)
+        if learner.state == "failed":
+            raise UnreadyError(f"The learner of {line} has failed: {learner.error}")
+        waiting = learner.offer(item)
+        if waiting is None:
+            self._metrics.feedback("refused")
+            raise BusyError(
+                f"{self._settings.living.queue} feedback wait for the learner of {line}.",
+                code="feedback_queue_full",
+                retry_after_s=2.0,
+            )
+        self._metrics.feedback("accepted")
+        return {"object": "feedback", "id": request_id, "line": line, "waiting": waiting}
+
+    def status(self) -> dict[str, Any]:
+        """For whoever runs the server."""
+        with self._lock:
+            learners = dict(self._learners)
+        return {
+            "enabled": self._settings.living.enabled,
+            "learners": {line: learner.status() for line, learner in learners.items()},
+        }
+
+    def stop(self) -> None:
+        """Ends all learners."""
+        with self._lock:
+            for learner in self._learners.values():
+                learner.stop()
+
+    def _line(self, name: str) -> str:
+        if not self._settings.living.enabled:
+            raise BadRequestError("Feedback is turned off on this server.", code="feedback_off")
+        view = self._shelf.view
+        if view.version < 0:
+            raise UnreadyError("The server is not ready.", retry_after_s=2.0)
+        if name == BASE:
+            raise BadRequestError("The base does not learn.", param="model", code="not_online")
+        resolved = view.table.resolve(name, "")
+        if resolved is None:
+            raise UnknownModelError(
+                f"No model {name!r} is served.", param="model", code="model_not_found"
+            )
+        if not is_living(view.models[resolved.model].manifest):
+            raise BadRequestError(
+                f"{resolved.model} does not learn: it was not exported with online: true "
+                "(mission B's controller_only and all_params are).",
+                param="model",
+                code="not_online",
+            )
+        return resolved.line
+
+    def _encode(self, prompt: str, completion: str, request_id: str) -> Encoded:
+        example = Example(prompt=prompt, target=completion, id=request_id, cluster="feedback")
+        try:
+            (row,) = encode([example], self._base.tokenizer, max_len=self._settings.living.tokens)
+        except InvalidInputError as error:
+            raise BadRequestError(str(error), param="prompt", code="bad_feedback") from error
+        return row
+
+    def _learner(self, line: str) -> Learner:
+        settings = self._settings
+        with self._lock:
+            known = self._learners.get(line)
+            if known is not None and known.state != "stopped":
+                return known
+            registry: Path = settings.registry
+            try:
+                find_start(registry, line)
+                learner = Learner(
+                    registry,
+                    line,
+                    lambda: load_base(base_path(settings.base), device=settings.engine.device),
+                    self._metrics,
+                    queue=settings.living.queue,
+                    threads=settings.engine.threads,
+                )
+                learner.start()
+            except NotLivingError as error:
+                raise BadRequestError(str(error), param="model", code="not_online") from error
+            except LedgerError as error:
+                raise UnreadyError(
+                    f"Another process learns for {line}: send feedback to it.",
+                    code="learns_elsewhere",
+                    retry_after_s=10.0,
+                ) from error
+            self._learners[line] = learner
+            return learner

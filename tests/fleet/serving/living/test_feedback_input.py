@@ -1,0 +1,85 @@
+"""What is refused, and how; whose aliases a learner follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx2
+import pytest
+from living_shop import CHANGED, LINE, LivingShop, teach
+
+from bem import load_base
+from fleet.serving import trial
+from fleet.serving.living.learner import Learner
+from fleet.serving.living.source import Place, follow
+from fleet.serving.server import Server
+from fleet.serving.tokens import ADMIN_VARIABLE, TOKENS_VARIABLE, read_secrets
+
+Opened = Callable[..., AbstractContextManager[tuple[Server, httpx2.Client]]]
+GOOD = {"model": LINE, "prompt": "send: i", "completion": "(j)"}
+
+
+def test_bad_feedback_is_refused_in_openais_form(living: LivingShop, opened: Opened) -> None:
+    base = load_base(living.base_folder)
+    trial.register(
+        living.registry, "adapter", "P", trial.adapter(base, 1, kind="lora", rank=2), base=base
+    )
+    living.fields["living"] = {"tokens": 32}
+    with opened(living) as (server, http):
+
+        def told(**changes: Any) -> tuple[int, Any]:
+            answer = http.post("/v1/feedback", json=GOOD | changes)
+            return answer.status_code, answer.json()["error"]["code"]
+
+        assert told(model="nobody") == (404, "model_not_found")
+        assert told(model="base") == (400, "not_online")
+        assert told(model="P") == (400, "not_online")
+        assert told(prompt="a" * 500) == (400, "bad_feedback")
+        assert told(prompt="")[0] == told(completion="")[0] == 400
+        assert told(completion=False)[0] == told(request_id="")[0] == 400
+        assert told(path="/etc/passwd") == (400, "unknown_parameter")
+        assert told(prompt="a" * (1 << 21))[0] == 413
+        assert server.desk.status()["learners"] == {}  # nothing of it started one
+
+
+def test_a_full_queue_says_when_to_come_back(living: LivingShop, opened: Opened) -> None:
+    with opened(living) as (server, http):
+        idle = Learner(living.registry, LINE, load_base, server.metrics, queue=1)  # type: ignore[arg-type]
+        server.desk._learners[LINE] = idle
+        first, second = teach(http, CHANGED, 2)
+        assert first.status_code == 202
+        assert second.status_code == 429
+        assert second.json()["error"]["code"] == "feedback_queue_full"
+        assert int(second.headers["retry-after"]) >= 1
+
+
+def test_tokens(living: LivingShop, opened: Opened) -> None:
+    client, boss = "client-token-0123456789", "admin-token-0123456789"
+    secrets = read_secrets(None, None, {TOKENS_VARIABLE: client, ADMIN_VARIABLE: boss})
+    with opened(living, secrets) as (_, http):
+
+        def get(token: str | None) -> int:
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            return http.get("/v1/feedback/status", headers=headers).status_code
+
+        assert http.post("/v1/feedback", json=GOOD).status_code == 401
+        headers = {"Authorization": f"Bearer {client}"}
+        made = http.post("/v1/feedback", json=GOOD | {"request_id": "r1"}, headers=headers)
+        assert (made.status_code, made.json()["id"]) == (202, "r1")
+        assert [get(None), get(client), get(boss)] == [401, 403, 200]
+
+
+@pytest.mark.parametrize(
+    ("aliases", "expected"),
+    [
+        ({"champion": "a", "canary": "b"}, Place(champion="a", own_canary="b")),
+        ({"champion": "b", "previous": "a"}, Place(champion="b", own_canary=None)),
+        ({"champion": "a"}, None),
+        ({"champion": "c", "canary": "b"}, None),
+        ({"champion": "a", "canary": "c"}, None),
+    ],
+)
+def test_whose_alias_it_is(aliases: dict[str, str], expected: Place | None) -> None:
+    assert follow(Place(champion="a", own_canary="b"), aliases) == expected
