@@ -26,13 +26,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
 import fake_catalog  # noqa: E402
 
-from fleet import changes, provenance  # noqa: E402
+from fleet import provenance  # noqa: E402
+from fleet.driver import changes  # noqa: E402
+from fleet.driver.resume import look  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
 from fleet.ledger.records import RunResult, SplitTicket  # noqa: E402
 from fleet.ledger.writer import Ledger  # noqa: E402
 from fleet.monitor.snapshot import take  # noqa: E402
 from fleet.plan import CampaignPlan, plan_campaign  # noqa: E402
-from fleet.resume import look  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 from missions.spec import MissionSpec, parse_spec  # noqa: E402
 

@@ -32,8 +32,8 @@ def calibrate(
     import json
     import sys
 
-    from fleet.calibrate import BADGE_CAMPAIGNS, CalibrationOrder, table_of
-    from fleet.calibrate import calibrate as carry_out
+    from fleet.judging.calibrate import BADGE_CAMPAIGNS, CalibrationOrder, table_of
+    from fleet.judging.calibrate import calibrate as carry_out
 
     badge, path = carry_out(
         CalibrationOrder(

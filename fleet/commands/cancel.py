@@ -21,7 +21,7 @@ def cancel(
     """Cancel missions or arms of a run; what is finished stays, the others go on."""
     import sys
 
-    from fleet.cancelling import cancel_in
+    from fleet.driver.cancelling import cancel_in
     from fleet.settings import find_run
 
     paths = find_run(runs_dir, run)

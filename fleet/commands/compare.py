@@ -19,9 +19,9 @@ def compare(
     import json
     import sys
 
-    from fleet.compare import compare as compared
-    from fleet.compare import side_of
     from fleet.ledger.reader import LedgerReader
+    from fleet.reporting.compare import compare as compared
+    from fleet.reporting.compare import side_of
     from fleet.settings import find_run
 
     with (

@@ -82,7 +82,7 @@ def judge(
     import time
 
     from fleet.errors import NothingPromotedError, UsageError
-    from fleet.judge_files import JudgeOrder, json_of, judge_files, text_of
+    from fleet.judging.judge_files import JudgeOrder, json_of, judge_files, text_of
 
     started = time.monotonic()
     if epochs not in ("mean", "seed"):
@@ -105,7 +105,7 @@ def judge(
     )
     sys.stdout.write(json_of(judged) if as_json else text_of(judged))
     if report is not None:
-        from fleet.judge_report import write_page
+        from fleet.judging.judge_report import write_page
 
         page = write_page(judged, report, wall_time_s=time.monotonic() - started)
         sys.stderr.write(f"report: {page}\n")

@@ -66,7 +66,7 @@ def launch(
     registry: RegistryDir = DEFAULT_REGISTRY,
 ) -> int:
     """Run missions to their verdicts: plan, train, evaluate, judge, report."""
-    from fleet.launch import Order, carry_out
+    from fleet.driver.launch import Order, carry_out
 
     order = Order(
         missions=_names(missions),

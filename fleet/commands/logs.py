@@ -26,7 +26,7 @@ def logs(
     """Show the end of a run's logs."""
     import sys
 
-    from fleet.log_view import show
+    from fleet.monitor.log_view import show
     from fleet.settings import find_ordered
 
     wanted = tuple(part.strip() for part in missions.split(",") if part.strip())

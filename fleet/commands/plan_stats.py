@@ -57,8 +57,8 @@ def plan_stats(
     import sys
 
     from fleet.catalog import choose, resolve_all
-    from fleet.launch import CATALOG
-    from fleet.plan_stats import plan_all
+    from fleet.driver.launch import CATALOG
+    from fleet.judging.plan_stats import plan_all
 
     wanted = tuple(part.strip() for part in missions.split(",") if part.strip())
     specs = resolve_all(

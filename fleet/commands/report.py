@@ -12,7 +12,7 @@ def report(
     import json
     import sys
 
-    from fleet.report import write
+    from fleet.reporting.report import write
     from fleet.settings import find_run
 
     paths = find_run(runs_dir, run)

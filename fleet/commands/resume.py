@@ -34,11 +34,11 @@ def resume(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> int:
     """Go on with a run: finished runs stay, half-done ones continue from their checkpoints."""
-    from fleet.driver_lock import refuse_driven
+    from fleet.driver.driver_lock import refuse_driven
     from fleet.settings import find_ordered
 
     refuse_driven(find_ordered(Path(runs_dir), run))
-    from fleet.resume import ResumeOrder, carry_out
+    from fleet.driver.resume import ResumeOrder, carry_out
 
     return carry_out(
         ResumeOrder(

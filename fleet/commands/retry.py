@@ -27,11 +27,11 @@ def retry(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> int:
     """Try failed runs again and judge once more; finished runs stay as they are."""
-    from fleet.driver_lock import refuse_driven
+    from fleet.driver.driver_lock import refuse_driven
     from fleet.settings import find_ordered
 
     refuse_driven(find_ordered(Path(runs_dir), run))
-    from fleet.resume import ResumeOrder, carry_out
+    from fleet.driver.resume import ResumeOrder, carry_out
 
     return carry_out(
         ResumeOrder(

@@ -23,8 +23,8 @@ def stop(
     """Stop a run: ask its driver, then SIGTERM, then SIGKILL; `resume` goes on from there."""
     import sys
 
+    from fleet.driver.stopping import stop as stop_run
     from fleet.settings import find_ordered
-    from fleet.stopping import stop as stop_run
 
     paths = find_ordered(runs_dir, run)
 

@@ -44,7 +44,7 @@ def sweep(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> int:
     """Search the settings of missions on dev; `launch` does it before it confirms."""
-    from fleet.launch import Order
+    from fleet.driver.launch import Order
     from fleet.sweep.only import carry_out
 
     names = tuple(dict.fromkeys(part.strip() for part in missions.split(",") if part.strip()))

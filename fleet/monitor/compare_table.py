@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet.compare import Comparison, GateChange
 from fleet.monitor import wording
 from fleet.monitor.table import VERDICT_STYLE, clock
+from fleet.reporting.compare import Comparison, GateChange
 
 
 def print_comparison(found: Comparison) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fleet.alerts import AlertConfig, Observation, Watchman, channels_from_environment
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import LaunchSettings
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 
 if TYPE_CHECKING:
     from fleet.metrics import Exporter

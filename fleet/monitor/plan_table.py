@@ -15,7 +15,7 @@ from fleet.policies import Node, place, preflight
 from fleet.sweep.plan_lines import sweep_lines, sweep_plan
 
 if TYPE_CHECKING:
-    from fleet.plan_stats import MissionStats
+    from fleet.judging.plan_stats import MissionStats
 
 
 def plan_document(

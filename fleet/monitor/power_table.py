@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from fleet.plan_stats import MissionStats
+    from fleet.judging.plan_stats import MissionStats
     from stats.planning.gates import GatePlan
 
 WIDE = 110

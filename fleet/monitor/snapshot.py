@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fleet.driver_lock import HUNG_AFTER_S, Driver, driver_of, moment
+from fleet.driver.driver_lock import HUNG_AFTER_S, Driver, driver_of, moment
 from fleet.ledger.database import has_writer
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import MissionRow, PackRow

@@ -23,7 +23,6 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from fleet.compare import compare, side_of
 from fleet.errors import FleetError, NotFoundError, StorageError, UsageError
 from fleet.ledger.reader import LedgerReader
 from fleet.monitor import wording
@@ -37,6 +36,7 @@ from fleet.page.registry_view import registry_view, said
 from fleet.page.run_view import run_view
 from fleet.page.traffic import TrafficSource
 from fleet.registry.folders import RegistryPaths
+from fleet.reporting.compare import compare, side_of
 from fleet.settings import REGISTRY_DIR, RunPaths, find_run, list_runs
 
 _HERE = Path(__file__).resolve().parent

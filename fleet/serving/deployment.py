@@ -90,7 +90,7 @@ def serving_on_ray(
     settings: ServingSettings, secrets: Secrets, *, address: str | None = None
 ) -> Iterator[str]:
     """Ray, Serve and the application for the length of the block; gives the URL."""
-    from fleet.ray_session import ray_session
+    from fleet.driver.ray_session import ray_session
 
     settings = settings.model_copy(
         update={"registry": settings.registry.resolve(), "runs": settings.runs.resolve()}

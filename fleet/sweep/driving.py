@@ -18,7 +18,7 @@ from fleet.sweep.records import SweepOutcome
 from fleet.sweep.resources import starvation, trial_resources
 from fleet.sweep.settling import choice_body, chosen_spec, settlement
 from fleet.sweep.tuning import SweepJob, SweepThread, TuneSweep, start_sweep
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 from missions.sweep_check import check_sweep, file_settings
 
 

@@ -27,8 +27,8 @@ def train_in_group(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from fleet.driver.watching_backend import WatchingTorchConfig
     from fleet.sweep.tuning import MAX_FAILURES
-    from fleet.watching_backend import WatchingTorchConfig
 
     group = _group_of(spec)
     TorchTrainer(
@@ -56,7 +56,7 @@ def trial_loop(config: dict[str, Any]) -> None:
 
     from bem.distributed import Share
     from fleet.sweep.tuning import SweepJob, make_bench, parse_trial
-    from fleet.worker_ledger import connect
+    from fleet.workers.worker_ledger import connect
 
     order = SweepJob(**config["job"])
     spec = MissionSpec.model_validate_json(order.spec_json)

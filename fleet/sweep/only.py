@@ -14,20 +14,21 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from fleet import preflight, provenance
-from fleet.campaign import POLL_S, Campaign
-from fleet.coordinator import open_campaign
-from fleet.drive import driver_log, launch_facts, say
-from fleet.driver_lock import drive
+from fleet import provenance
+from fleet.driver import preflight
+from fleet.driver.campaign import POLL_S, Campaign
+from fleet.driver.coordinator import open_campaign
+from fleet.driver.drive import driver_log, launch_facts, say
+from fleet.driver.driver_lock import drive
+from fleet.driver.launch import Order, make_folder, resolve
+from fleet.driver.ray_session import ray_session
+from fleet.driver.signals import Stopper
 from fleet.errors import ConfigError, InterruptedBySignalError, SweepError, UsageError
-from fleet.launch import Order, make_folder, resolve
 from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
 from fleet.plan import CampaignPlan, plan_campaign
 from fleet.policies import admit
-from fleet.ray_session import ray_session
 from fleet.settings import LaunchSettings, RunPaths, check_run_id
-from fleet.signals import Stopper
 from fleet.sweep import stage
 from fleet.sweep.driving import check_trials
 from fleet.sweep.table import print_sweeps, sweep_document

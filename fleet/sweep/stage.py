@@ -10,16 +10,16 @@ import traceback as tracebacks
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fleet.campaign import Campaign
+from fleet.driver.campaign import Campaign
+from fleet.driver.mission_job import cause_of
+from fleet.driver.workforce import CampaignMission
 from fleet.errors import StorageError
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import cause_of
 from fleet.plan import settled
 from fleet.policies import Job, Node
 from fleet.sweep.driving import begin_sweep, settle_sweep
 from fleet.sweep.resources import trial_resources
 from fleet.sweep.settling import settled_spec
-from fleet.workforce import CampaignMission
 
 
 def restore(campaign: Campaign, reader: LedgerReader) -> None:

@@ -26,7 +26,7 @@ from fleet.sweep.plan_lines import show_settings
 from fleet.sweep.records import SweepOutcome, Trial, TrialRow
 from fleet.sweep.resources import TrialResources
 from fleet.sweep.trial import Bench, trial_key
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
 MAX_FAILURES = 2
@@ -183,7 +183,7 @@ def trial_function(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     """What Tune calls for every trial. A trial that finds its row returns at once."""
     from ray import tune
 
-    from fleet.worker_ledger import connect
+    from fleet.workers.worker_ledger import connect
 
     order = SweepJob(**job)
     trial = parse_trial(config)

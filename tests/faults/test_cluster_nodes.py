@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from fleet.driver.launch import Order, carry_out
 from fleet.errors import FleetError
-from fleet.launch import Order, carry_out
 from fleet.ledger.reader import LedgerReader
 from fleet.states import RunState
 

@@ -18,7 +18,7 @@ import pytest
 from launched import Launched, Outcome, left_behind, outcome
 
 from fleet import cli
-from fleet.driver_lock import driver_of
+from fleet.driver.driver_lock import driver_of
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths

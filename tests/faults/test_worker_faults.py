@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from worker_bench import Bench
 
-from fleet.preemption import Notice
 from fleet.states import RunState
+from fleet.workers.preemption import Notice
 
 HERE = Path(__file__).resolve()
 STEPS = 40
@@ -208,7 +208,7 @@ def test_ray_that_kills_for_memory_is_named_and_tried_once_more(
     """Ray's own words, as its controller hands them over; killing for memory takes a whole node."""
     from ray.exceptions import OutOfMemoryError
 
-    from fleet.death_notes import note
+    from fleet.workers.death_notes import note
 
     fleet = bench(**TRAINING)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
+from fleet.driver.leftovers import SESSION_VARIABLE
 from fleet.ledger.reader import LedgerReader
-from fleet.leftovers import SESSION_VARIABLE
 from fleet.settings import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]

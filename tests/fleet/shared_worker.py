@@ -20,7 +20,7 @@ from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.provenance import code_version
 from fleet.settings import RunPaths
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker, WorkerJob
 from missions.registry import resolve
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from fake_catalog import document
 
-from fleet.interim_table import interim_table
+from fleet.judging.interim_table import interim_table
+from fleet.judging.stats_actor import StatsService
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.monitor.snapshot import take
@@ -21,8 +22,7 @@ from fleet.monitor.table import plain_line
 from fleet.plan import plan_campaign
 from fleet.policies import Cause, Standing, complete_seeds, early_end, next_view
 from fleet.states import RunState
-from fleet.stats_actor import StatsService
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker, WorkerJob
 from missions.spec import MissionSpec, parse_spec
 
 SEEDS = (0, 1, 2, 3)

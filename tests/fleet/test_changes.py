@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_catalog import document
 
-from fleet.changes import compare, obstacles
+from fleet.driver.changes import compare, obstacles
 from missions.spec import MissionSpec, parse_spec
 
 

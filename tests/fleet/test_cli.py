@@ -210,7 +210,7 @@ def test_a_simulation_that_is_known_is_not_repeated(
     """`--real` after `calibrate` adds the real campaign; another seed simulates anew."""
     names = ("run_id", "verdict", "estimate", "interval", "p_value")
     real = dict.fromkeys(names, "of a test")
-    monkeypatch.setattr("fleet.calibrate._real_campaign", lambda order: real)
+    monkeypatch.setattr("fleet.judging.calibrate._real_campaign", lambda order: real)
     small = ["calibrate", "--campaigns", "20", "--out", str(tmp_path)]
     assert run(small) == 0
     first = json.loads((tmp_path / "badge.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fleet.cluster_file import examine_file
-from fleet.cluster_nodes import nodes_to_come
+from fleet.driver.cluster_nodes import nodes_to_come
 from fleet.plan import plan_campaign
 from fleet.policies import preflight
 from missions.registry import mission_files, resolve

@@ -9,8 +9,8 @@ import pytest
 from test_report_facts import finished
 
 from fleet.cli import run
-from fleet.compare import compare, side_of
 from fleet.ledger.reader import LedgerReader
+from fleet.reporting.compare import compare, side_of
 from fleet.settings import RunPaths
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.driver_lock import drive, driver_of
+from fleet.driver.driver_lock import drive, driver_of
 from fleet.errors import UsageError
 from fleet.settings import RunPaths
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from fleet.driver_lock import drive
+from fleet.driver.driver_lock import drive
 from fleet.settings import RunPaths
 with drive(RunPaths(root=Path(sys.argv[1])), command="launch") as lock:
     print(lock.session, flush=True)

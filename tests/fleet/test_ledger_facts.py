@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_report_facts import finished
 
+from fleet.judging.noise_floor import noise_floor
 from fleet.ledger.reader import LedgerReader
-from fleet.ledger_facts import ledger_facts
-from fleet.noise_floor import noise_floor
+from fleet.reporting.ledger_facts import ledger_facts
 from fleet.settings import RunPaths
 from stats.report import Fact
 from stats.scores import ScoreTable

@@ -8,7 +8,7 @@ import sys
 
 import psutil
 
-from fleet import leftovers
+from fleet.driver import leftovers
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(100)"]
 

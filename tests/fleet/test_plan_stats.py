@@ -12,13 +12,13 @@ from fake_catalog import document, fake_spec
 
 from fleet.cli import run
 from fleet.errors import ConfigError, FleetError, NotFoundError
+from fleet.judging.plan_stats import find_pilot, plan_all, plan_mission
+from fleet.judging.stats_actor import StatsService, read_scores
 from fleet.ledger.writer import Ledger
 from fleet.monitor.power_table import dry_run_line, print_plans
 from fleet.plan import plan_campaign
-from fleet.plan_stats import find_pilot, plan_all, plan_mission
 from fleet.settings import RunPaths
-from fleet.stats_actor import StatsService, read_scores
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker, WorkerJob
 from missions.spec import parse_spec
 from stats.errors import ScoreError
 

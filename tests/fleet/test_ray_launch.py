@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fleet.cli import run
+from fleet.driver.launch import Order, carry_out
 from fleet.errors import FleetError
-from fleet.launch import Order, carry_out
 from fleet.ledger.reader import LedgerReader
 from fleet.states import RunState
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 IMPORTS_RAY_FIRST = """
 import ray, sys
-from fleet.ray_session import ray_session
+from fleet.driver.ray_session import ray_session
 from fleet.errors import UnfitEnvironmentError
 from types import SimpleNamespace
 settings = SimpleNamespace(session="", address=None, paths=SimpleNamespace(run_id="r"))

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from fake_catalog import fake_spec
 
+from fleet.judging.stats_actor import StatsService
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
-from fleet.report import write
-from fleet.report_facts import calibration_fact, clusters_fact
+from fleet.reporting.report import write
+from fleet.reporting.report_facts import calibration_fact, clusters_fact
 from fleet.settings import RunPaths
-from fleet.stats_actor import StatsService
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker, WorkerJob
 from stats.calibration.badge import standing
 from stats.report import Fact
 from stats.verdict import MissionVerdict

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from fleet import requests
+from fleet.driver import requests
 from fleet.settings import RunPaths
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import fake_catalog
 import pytest
 
-import fleet.resume
+import fleet.driver.resume
 from fleet import cli, provenance
-from fleet.driver_lock import driver_of
+from fleet.driver.driver_lock import driver_of
+from fleet.driver.leftovers import SESSION_VARIABLE
+from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
-from fleet.leftovers import SESSION_VARIABLE
-from fleet.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.plan import plan_campaign
 from fleet.policies import Cause
 from fleet.settings import RunPaths
@@ -89,7 +89,7 @@ def worked(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> list[Any]:
         ledger.close()
         return 0
 
-    monkeypatch.setattr(fleet.resume, "work", work)
+    monkeypatch.setattr(fleet.driver.resume, "work", work)
     return calls
 
 
@@ -225,7 +225,7 @@ def test_cancel_without_a_driver(
 HOLD = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from fleet.driver_lock import drive
+from fleet.driver.driver_lock import drive
 from fleet.settings import RunPaths
 if sys.argv[2] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -248,7 +248,7 @@ def test_stop_gets_harder_until_the_driver_is_gone(
 ) -> None:
     import psutil
 
-    monkeypatch.setattr("fleet.stopping.ANSWER_S", 0.5)
+    monkeypatch.setattr("fleet.driver.stopping.ANSWER_S", 0.5)
     environment = {k: v for k, v in os.environ.items() if k != SESSION_VARIABLE}
     driver = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(paths.root), kind],

@@ -15,7 +15,7 @@ import pytest
 from fleet.catalog import resolve_all
 from fleet.errors import ConfigError, FleetError
 from fleet.policies import Cause
-from fleet.shared_group import FollowerLedger
+from fleet.workers.shared_group import FollowerLedger
 from missions.errors import SpecError
 
 HERE = Path(__file__).resolve().parent

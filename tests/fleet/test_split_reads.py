@@ -11,11 +11,7 @@ import torch
 from fake_catalog import fake_spec
 
 from fleet.errors import StorageError
-from fleet.ledger.reader import LedgerReader
-from fleet.ledger.writer import Ledger
-from fleet.plan import plan_campaign
-from fleet.settings import RunPaths
-from fleet.split_reads import (
+from fleet.judging.split_reads import (
     REGISTER,
     count_on_machine,
     describe_freeze,
@@ -24,8 +20,12 @@ from fleet.split_reads import (
     reads_sentence,
     register,
 )
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.writer import Ledger
+from fleet.plan import plan_campaign
+from fleet.settings import RunPaths
 from fleet.states import RunState
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker, WorkerJob
 
 
 def run_fleet(root: Path, spec: Any, *, told: Any = None) -> RunPaths:

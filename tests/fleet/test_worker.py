@@ -14,11 +14,11 @@ from fake_catalog import FakeMission
 from worker_bench import Bench
 
 from fleet.errors import StorageError
+from fleet.judging.stats_actor import StatsService
+from fleet.judging.verdicts import verdict_digest
 from fleet.ledger.writer import Ledger
 from fleet.monitor.snapshot import take
 from fleet.states import RunState
-from fleet.stats_actor import StatsService
-from fleet.verdicts import verdict_digest
 from missions.local import run_local
 from stats.verdict import judge_family
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from fake_catalog import fake_spec
 
+from fleet.judging.stats_actor import StatsService
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
-from fleet.preemption import NOTICE, watch_sigterm
 from fleet.states import RunState
-from fleet.stats_actor import StatsService
-from fleet.worker import Worker, WorkerJob
+from fleet.workers.preemption import NOTICE, watch_sigterm
+from fleet.workers.worker import Worker, WorkerJob
 
 
 class Bench:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fleet.driver_lock import Driver
+from fleet.driver.driver_lock import Driver
 from fleet.monitor.snapshot import ArmView, MissionView, Snapshot
 from fleet.monitor.table import clock, plain_line, render
 

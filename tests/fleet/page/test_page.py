@@ -20,7 +20,7 @@ from fleet.page import TrafficRow, create_app
 from fleet.page.serve import token_for
 from fleet.registry.promotion import Wish, promote_run
 from fleet.registry.writer import Registry
-from fleet.report import write
+from fleet.reporting.report import write
 from fleet.settings import RunPaths
 
 VIEWS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_report_facts import finished
 
-from fleet import drive
 from fleet.cli import run
+from fleet.driver import drive
 from fleet.errors import NotFoundError, StorageError, UsageError
 from fleet.ledger.reader import LedgerReader
 from fleet.registry.choosing import FIRST, MEDIAN, choose_seed

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from fake_catalog import BEST_RATE, resolve
 
-from fleet.launch import Order, carry_out
+from fleet.driver.launch import Order, carry_out
 from fleet.ledger.reader import LedgerReader
 from fleet.provenance import code_version
 from fleet.sweep.records import TrialRow

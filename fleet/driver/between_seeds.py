@@ -12,7 +12,7 @@ from typing import Any
 from fleet.ledger.reader import LedgerReader
 from fleet.policies import Standing, complete_seeds, early_end, next_view
 from fleet.states import RunState
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 from stats.plain import from_plain
 from stats.sequential.stop import EarlyStop

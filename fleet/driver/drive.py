@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fleet import leftovers, provenance
+from fleet import provenance
+from fleet.driver import leftovers
 from fleet.errors import FleetError, NothingPromotedError, StorageError
 from fleet.plan import CampaignPlan
 from fleet.settings import LaunchSettings, RunPaths
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +72,12 @@ def work(
         earlier_s: wall time of the drivers before this one.
         prepare: what a resume does to the ledger first.
     """
-    from fleet.coordinator import run_campaign
+    from fleet.driver.coordinator import run_campaign
+    from fleet.driver.ray_session import RaySession
     from fleet.ledger.reader import LedgerReader
     from fleet.monitor.live import progress
     from fleet.monitor.snapshot import take
-    from fleet.ray_session import RaySession
-    from fleet.report import write
+    from fleet.reporting.report import write
 
     paths = settings.paths
     say(f"run {plan.run_id}: {len(plan.works)} missions, profile {plan.profile}, {paths.root}")
@@ -164,8 +165,8 @@ def _told_to_the_ledger(settings: LaunchSettings) -> Iterator[None]:
 
 
 def _record_end(settings: LaunchSettings, error: Exception) -> None:
+    from fleet.judging.split_reads import register
     from fleet.ledger.writer import Ledger
-    from fleet.split_reads import register
 
     leftovers.end([settings.session])  # Ray is down; whoever lags behind holds the ledger's lock
     if not settings.paths.ledger.is_file():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fleet.split_reads import REGISTER, RegisterLine, count_on_machine, reads_sentence
+from fleet.judging.split_reads import REGISTER, RegisterLine, count_on_machine, reads_sentence
 from missions.spec import MissionSpec
 from stats.calibration.badge import Word, standing
 from stats.report import Fact

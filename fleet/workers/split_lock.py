@@ -10,7 +10,7 @@ import platform
 import uuid
 
 from fleet.ledger.records import SplitTicket
-from fleet.worker_ledger import WorkerLedger
+from fleet.workers.worker_ledger import WorkerLedger
 from missions.protocol import Run
 from missions.split_lock import SplitLock
 

@@ -69,8 +69,8 @@ def start_job(
             from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
             from ray.train.torch import TorchTrainer
 
-            from fleet.death_notes import DeathNotes
-            from fleet.watching_backend import WatchingTorchConfig
+            from fleet.driver.watching_backend import WatchingTorchConfig
+            from fleet.workers.death_notes import DeathNotes
 
             TorchTrainer(
                 mission_loop,
@@ -146,11 +146,11 @@ def mission_loop(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from bem.distributed import Share
-    from fleet.cluster_nodes import node_name
+    from fleet.driver.cluster_nodes import node_name
     from fleet.monitor.mission_log import open_mission_log
-    from fleet.preemption import NOTICE, drained
-    from fleet.worker import Worker, parse_job
-    from fleet.worker_ledger import connect
+    from fleet.workers.preemption import NOTICE, drained
+    from fleet.workers.worker import Worker, parse_job
+    from fleet.workers.worker_ledger import connect
     from missions.spec import MissionSpec
 
     torch.set_num_threads(1)

@@ -11,16 +11,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from fleet.driver.mission_job import end_jobs, start_job
+from fleet.driver.ray_session import RaySession
+from fleet.driver.signals import Stopper
+from fleet.driver.workforce import CampaignMission
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import end_jobs, start_job
 from fleet.plan import CampaignPlan
 from fleet.policies import Job, Node
-from fleet.ray_session import RaySession
 from fleet.settings import LaunchSettings
-from fleet.signals import Stopper
 from fleet.states import RunState
-from fleet.worker_ledger import LedgerClient
-from fleet.workforce import CampaignMission
+from fleet.workers.worker_ledger import LedgerClient
 
 POLL_S = 0.2
 
@@ -43,8 +43,8 @@ class Campaign:
 
     def start(self, mission: CampaignMission, job: Job) -> None:
         """Starts a worker group for a mission."""
-        from fleet.mission_job import as_config
-        from fleet.worker import WorkerJob
+        from fleet.driver.mission_job import as_config
+        from fleet.workers.worker import WorkerJob
 
         self.jobs_started += 1
         # Fresh in every session: a name that Ray Train has seen would silently resume.

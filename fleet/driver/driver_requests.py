@@ -5,9 +5,9 @@ Looks into the run's control folder once a turn of the loop and carries out what
 
 from __future__ import annotations
 
-from fleet import requests
-from fleet.campaign import Campaign
-from fleet.cancelling import cancel
+from fleet.driver import requests
+from fleet.driver.campaign import Campaign
+from fleet.driver.cancelling import cancel
 from fleet.errors import FleetError, UsageError
 from fleet.ledger.reader import LedgerReader
 

@@ -29,19 +29,20 @@ import psutil
 import torch
 
 from bem.distributed import Share
-from fleet import preemption, provenance
-from fleet.context import WorkerContext
+from fleet import provenance
+from fleet.driver.failures import cause_of_failure, is_disk_trouble, reason_of
 from fleet.errors import FleetError, KeyConflictError, StorageError
-from fleet.failures import cause_of_failure, is_disk_trouble, reason_of
-from fleet.handover import plain_extras, result_of, results_back
 from fleet.ledger.records import Lease
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
-from fleet.preemption import Notice
 from fleet.settings import RunPaths
-from fleet.shared_group import ledger_of
-from fleet.split_lock import LedgerLock
-from fleet.worker_ledger import WorkerLedger
+from fleet.workers import preemption
+from fleet.workers.context import WorkerContext
+from fleet.workers.handover import plain_extras, result_of, results_back
+from fleet.workers.preemption import Notice
+from fleet.workers.shared_group import ledger_of
+from fleet.workers.split_lock import LedgerLock
+from fleet.workers.worker_ledger import WorkerLedger
 from missions.checkpoints import EVERY_S, PackCheckpoints
 from missions.protocol import Artifact, Mission, Pack, Run
 from missions.spec import MissionSpec
@@ -49,7 +50,7 @@ from missions.spec import MissionSpec
 HEARTBEAT_S = 1.0
 PREEMPTED_EXIT = 75
 
-log = logging.getLogger("fleet.worker")
+log = logging.getLogger("fleet.workers.worker")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

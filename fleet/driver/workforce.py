@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fleet.between_seeds import SeedWatch
+from fleet.driver.between_seeds import SeedWatch
+from fleet.driver.mission_job import JobThread
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import JobThread
 from fleet.plan import MissionWork
 from fleet.policies import Holder, Job, Load, Node, Wait, place, reinforce
 from fleet.sweep.tuning import SweepThread

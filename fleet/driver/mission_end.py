@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 import traceback as tracebacks
 
-from fleet.campaign import Campaign
+from fleet.driver.campaign import Campaign
+from fleet.driver.mission_job import MAX_FAILURES, JobThread, cause_of
+from fleet.driver.workforce import CampaignMission, groups_of
 from fleet.errors import StorageError
 from fleet.ledger.reader import LedgerReader
-from fleet.mission_job import MAX_FAILURES, JobThread, cause_of
 from fleet.policies import Cause
-from fleet.workforce import CampaignMission, groups_of
 
 
 def collect(campaign: Campaign, reader: LedgerReader) -> None:

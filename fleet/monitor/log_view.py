@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet.driver_lock import driver_of
+from fleet.driver.driver_lock import driver_of
 from fleet.errors import NotFoundError
 from fleet.monitor.mission_log import show as in_words
 from fleet.settings import RunPaths

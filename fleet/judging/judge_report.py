@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fleet import provenance
 from fleet.errors import StorageError
-from fleet.judge_files import Judged
-from fleet.report_facts import calibration_fact
+from fleet.judging.judge_files import Judged
+from fleet.reporting.report_facts import calibration_fact
 from stats.report import MissionInfo, ReportContext, write_report
 
 

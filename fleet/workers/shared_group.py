@@ -13,7 +13,7 @@ from bem.distributed import Share
 from fleet.errors import FleetError
 from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
 from fleet.policies import Cause
-from fleet.worker_ledger import WorkerLedger
+from fleet.workers.worker_ledger import WorkerLedger
 
 
 class LeaderLedger:

@@ -17,8 +17,8 @@ import psutil
 
 from fleet import provenance
 from fleet.catalog import choose, resolve_all
+from fleet.driver.order_file import OrderFile, plain_specs, write_order
 from fleet.errors import ConfigError, FleetError, StorageError, UsageError
-from fleet.order_file import OrderFile, plain_specs, write_order
 from fleet.plan import CampaignPlan, arms_by_mission, plan_campaign, select_arms
 from fleet.settings import LaunchSettings, RunPaths, check_run_id
 from missions.spec import PROFILES, MissionSpec
@@ -81,10 +81,10 @@ def carry_out(order: Order) -> int:
     if order.dry_run:
         return _show_plan(plan, order)
 
-    from fleet import preflight
     from fleet.alerts import load_alert_config
-    from fleet.drive import Wishes, launch_facts, work
-    from fleet.driver_lock import drive
+    from fleet.driver import preflight
+    from fleet.driver.drive import Wishes, launch_facts, work
+    from fleet.driver.driver_lock import drive
 
     settings = LaunchSettings(
         paths=paths,
@@ -196,9 +196,9 @@ def reproduce_command(order: Order) -> str:
 
 
 def _show_plan(plan: CampaignPlan, order: Order) -> int:
+    from fleet.driver.preflight import bases_to_fetch, check_bases, default_cpus, this_machine
+    from fleet.judging.plan_stats import plan_all
     from fleet.monitor.plan_table import plan_document, print_plan
-    from fleet.plan_stats import plan_all
-    from fleet.preflight import bases_to_fetch, check_bases, default_cpus, this_machine
 
     specs = [work.spec for work in plan.works]
     unchecked = bases_to_fetch(specs)

@@ -14,9 +14,9 @@ from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import UserCallback
 
 from fleet.policies import Cause
-from fleet.worker_ledger import connect
+from fleet.workers.worker_ledger import connect
 
-log = logging.getLogger("fleet.death_notes")
+log = logging.getLogger("fleet.workers.death_notes")
 
 
 class _Ledger(Protocol):

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.campaign import POLL_S, Campaign, any_held
+from fleet.driver.campaign import POLL_S, Campaign, any_held
 from fleet.errors import InterruptedBySignalError
+from fleet.judging.verdicts import verdict_digest
 from fleet.keys import canonical_digest
 from fleet.ledger.reader import LedgerReader
-from fleet.verdicts import verdict_digest
 
 OnTick = Callable[[LedgerReader, bool], None]
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
-from fleet.cluster_nodes import live_nodes, possible_nodes
+from fleet.driver.cluster_nodes import live_nodes, possible_nodes
+from fleet.driver.leftovers import SESSION_VARIABLE
 from fleet.errors import UnfitEnvironmentError
-from fleet.leftovers import SESSION_VARIABLE
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from fleet.cancelling import spec_in_force
+from fleet.driver.cancelling import spec_in_force
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import ResultRow
 from fleet.settings import RunPaths

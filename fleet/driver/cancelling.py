@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fleet import requests
-from fleet.driver_lock import drive, driver_of
+from fleet.driver import requests
+from fleet.driver.driver_lock import drive, driver_of
 from fleet.errors import NotFoundError, UsageError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger

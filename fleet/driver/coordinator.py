@@ -16,24 +16,15 @@ from typing import Any
 
 import psutil
 
-from fleet import driver_requests, leftovers
-from fleet.between_seeds import SeedWatch
-from fleet.campaign import POLL_S, Campaign
-from fleet.campaign_end import CampaignResult, OnTick, close, stop
-from fleet.cluster_nodes import foreign_holders, free_nodes
-from fleet.errors import InterruptedBySignalError, UnfitEnvironmentError
-from fleet.ledger.reader import LedgerReader
-from fleet.mission_end import collect, needs_no_worker
-from fleet.monitor.observability import Observability
-from fleet.plan import CampaignPlan
-from fleet.policies import Cause, admit, explain_wait, overdue, preflight
-from fleet.ray_session import RaySession, ray_session
-from fleet.settings import LaunchSettings
-from fleet.signals import Stopper
-from fleet.sweep import stage
-from fleet.sweep.driving import check_trials
-from fleet.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
-from fleet.workforce import (
+from fleet.driver import driver_requests, leftovers
+from fleet.driver.between_seeds import SeedWatch
+from fleet.driver.campaign import POLL_S, Campaign
+from fleet.driver.campaign_end import CampaignResult, OnTick, close, stop
+from fleet.driver.cluster_nodes import foreign_holders, free_nodes
+from fleet.driver.mission_end import collect, needs_no_worker
+from fleet.driver.ray_session import RaySession, ray_session
+from fleet.driver.signals import Stopper
+from fleet.driver.workforce import (
     CampaignMission,
     choose_helped,
     groups_of,
@@ -42,6 +33,15 @@ from fleet.workforce import (
     our_holders,
     running_jobs,
 )
+from fleet.errors import InterruptedBySignalError, UnfitEnvironmentError
+from fleet.ledger.reader import LedgerReader
+from fleet.monitor.observability import Observability
+from fleet.plan import CampaignPlan
+from fleet.policies import Cause, admit, explain_wait, overdue, preflight
+from fleet.settings import LaunchSettings
+from fleet.sweep import stage
+from fleet.sweep.driving import check_trials
+from fleet.workers.worker_ledger import LEDGER_ACTOR, STATS_ACTOR, LedgerClient
 
 SWEEP_S = 5.0
 ON_DECK = 1
@@ -118,8 +118,8 @@ def open_campaign(
     """Brings the ledger and the stats actor up and records the plan."""
     import ray
 
+    from fleet.judging.stats_actor import StatsService
     from fleet.ledger.writer import Ledger
-    from fleet.stats_actor import StatsService
 
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False

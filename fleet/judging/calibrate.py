@@ -148,8 +148,8 @@ def _progress(campaigns: int) -> Callable[[int], None]:
 
 def _real_campaign(order: CalibrationOrder) -> Mapping[str, Any]:
     """One small A/A mission through a whole launch: ledger, lock, Ray, verdict."""
-    from fleet.aa_campaign import ARM, ID, INNER
-    from fleet.launch import Order, carry_out
+    from fleet.driver.launch import Order, carry_out
+    from fleet.judging.aa_campaign import ARM, ID, INNER
     from fleet.ledger.reader import LedgerReader
     from fleet.settings import RunPaths
 
@@ -168,7 +168,7 @@ def _real_campaign(order: CalibrationOrder) -> Mapping[str, Any]:
         address=None,
         cpus=order.cpus,
         runs_dir=order.runs_dir,
-        catalog="fleet.aa_campaign",
+        catalog="fleet.judging.aa_campaign",
     )
     with contextlib.redirect_stdout(sys.stderr):
         carry_out(launch)

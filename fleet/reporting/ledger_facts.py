@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fleet.judging.noise_floor import NoiseFloor, noise_floor
+from fleet.judging.verdicts import newest_verdicts
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Decision
-from fleet.noise_floor import NoiseFloor, noise_floor
 from fleet.settings import RunPaths
 from fleet.states import RunState
-from fleet.verdicts import newest_verdicts
 from stats.report import Fact
 
 LEDGER = "ledger.sqlite"

@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import NotFoundError
-from fleet.interim_table import interim_table
-from fleet.ledger.files import write_durably
-from fleet.ledger.reader import LedgerReader
-from fleet.ledger.records import Decision, RunRow, Timing
-from fleet.ledger_facts import ledger_facts
-from fleet.report_facts import calibration_fact, clusters_fact, reads_fact
-from fleet.settings import RunPaths
-from fleet.split_reads import (
+from fleet.judging.interim_table import interim_table
+from fleet.judging.split_reads import (
     RegisterLine,
     describe_freeze,
     reads_in_run,
     register,
 )
+from fleet.judging.stats_actor import read_scores
+from fleet.judging.verdicts import newest_verdicts, verdict_digest
+from fleet.ledger.files import write_durably
+from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import Decision, RunRow, Timing
+from fleet.reporting.ledger_facts import ledger_facts
+from fleet.reporting.report_facts import calibration_fact, clusters_fact, reads_fact
+from fleet.settings import RunPaths
 from fleet.states import RunState
-from fleet.stats_actor import read_scores
 from fleet.sweep.table import sweep_document, sweep_tables
-from fleet.verdicts import newest_verdicts, verdict_digest
 from missions.spec import MissionSpec
 from stats.plain import from_plain
 from stats.report import Extra, Fact, Failure, MissionInfo, ReportContext, write_report

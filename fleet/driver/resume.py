@@ -14,18 +14,19 @@ from pathlib import Path
 
 import psutil
 
-from fleet import changes, leftovers, provenance, requests
-from fleet.drive import Wishes, launch_facts, say, work
-from fleet.driver_lock import HeldLock, drive, driver_of, moment
+from fleet import provenance
+from fleet.driver import changes, leftovers, requests
+from fleet.driver.drive import Wishes, launch_facts, say, work
+from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
+from fleet.driver.launch import Order, resolve
+from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.errors import ConfigError, NotFoundError
-from fleet.launch import Order, resolve
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
-from fleet.order_file import OrderFile, plain_specs, read_order, write_order
 from fleet.plan import CampaignPlan, plan_campaign
 from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.states import RunState
-from fleet.worker_ledger import LedgerClient
+from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
 
@@ -110,7 +111,7 @@ def _go_on(
     *,
     started: float,
 ) -> int:
-    from fleet import preflight
+    from fleet.driver import preflight
 
     code_version = provenance.code_version()
     found = changes.compare(asked.parsed(), _resolved_now(asked, order.runs_dir))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 
-from fleet.preemption import watch_sigterm
+from fleet.workers.preemption import watch_sigterm
 
 _TorchBackend: Any = TorchConfig().backend_cls
 

@@ -12,8 +12,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from fleet import leftovers, requests
-from fleet.driver_lock import Driver, driver_of, moment
+from fleet.driver import leftovers, requests
+from fleet.driver.driver_lock import Driver, driver_of, moment
 from fleet.errors import StorageError, UsageError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import ConfigError, FleetError, NotFoundError
+from fleet.judging.stats_actor import read_scores
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths, find_run, list_runs
 from fleet.states import RunState
-from fleet.stats_actor import read_scores
 from missions.spec import MissionSpec
 from stats.costs import ArmCost
 from stats.errors import StatsError

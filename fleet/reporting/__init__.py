@@ -1,0 +1,1 @@
+"""What people read: the report of a launch, and two launches side by side."""

@@ -1,0 +1,1 @@
+"""What runs in a worker process: lease, train, evaluate, hand over."""
