@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROFILE ?= laptop
+JOBS ?= 2
 MISSIONS ?= A,B,C,D,E
 
 .PHONY: launch smoke test check docs format clean
@@ -14,8 +15,10 @@ launch: $(STAMP)
 smoke: $(STAMP)
 	$(BIN)/python fleet.py launch --missions $(MISSIONS) --profile smoke
 
+# Tests that start Ray take all cores for themselves; the others share them.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not ray" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m ray
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
