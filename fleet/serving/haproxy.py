@@ -31,6 +31,11 @@ _SETTINGS = {
     # answer again changes nothing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
 }
+_LOCAL_SETTINGS = {
+    # A replica that ends waits so long for load balancers to let it go, also at Ctrl-C: Ray's 30 s
+    # are for those of a cloud, and here there is only its own.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+}
 _SCRIPT = """#!/bin/sh
 # Puts what listens on all interfaces without a name on loopback, then becomes HAProxy.
 for word in "$@"; do
@@ -55,6 +60,8 @@ def prepare(folder: Path, environ: MutableMapping[str, str], *, local: bool) -> 
     if not local:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, value in _LOCAL_SETTINGS.items():
+        environ.setdefault(name, value)
     environ.setdefault("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", str(folder))
     for name, file in _FILES.items():
         environ.setdefault(name, str(folder / file))
