@@ -13,8 +13,8 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,8 @@ def mirror(paths: RunPaths, storage: Storage, *, known: set[str] | None = None) 
         for name in missing:
             storage.put(f"scores/{name}", paths.scores / name)
             there.add(name)
+        if paths.order.is_file():
+            storage.put(paths.order.name, paths.order)
         digest = hashlib.sha256(copy.read_bytes()).hexdigest()
         name = f"ledger-{digest[:16]}.sqlite"
         previous = _latest(storage)
@@ -102,6 +104,8 @@ def restore(storage: Storage, paths: RunPaths) -> None:
             storage.get(f"scores/{name}", target)
         if hashlib.sha256(target.read_bytes()).hexdigest() != Path(name).stem:
             raise StorageError(f"{storage.uri}: scores/{name} does not have the hash in its name.")
+    if paths.order.name in set(storage.names()):
+        storage.get(paths.order.name, paths.order)
     beside.replace(paths.ledger)
 
 
@@ -147,6 +151,29 @@ class Mirroring:
                 mirror(self._paths, self._storage, known=self._known)
             except (FleetError, OSError, sqlite3.Error) as error:
                 self._tell(f"the ledger was not copied: {error}")
+
+
+@contextmanager
+def mirrored(paths: RunPaths, uri: str, *, tell: Callable[[str], None]) -> Iterator[None]:
+    """Copies while the body runs, and once more at its end; without a URI, nothing.
+
+    Raises:
+        StorageError: the first or the last copy failed. An error of the body comes first.
+    """
+    if not uri:
+        yield
+        return
+    mirroring = Mirroring(paths, Storage.at(uri, paths.run_id), tell=tell)
+    mirroring.start()
+    try:
+        yield
+    except BaseException:
+        try:
+            mirroring.stop()
+        except FleetError as error:
+            tell(f"the ledger was not copied: {error}")
+        raise
+    mirroring.stop()
 
 
 def _snapshot(ledger: Path, copy: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fleet.errors import ConfigError, UsageError
-from fleet.policies import Job, Request, schedule
+from fleet.policies import Job, Request, schedule, urgent_first
 from missions.spec import MissionSpec
 from missions.spec_errors import suggest
 
@@ -86,7 +86,7 @@ class CampaignPlan:
     profile: str
     code_version: str
     works: tuple[MissionWork, ...]
-    """In the order in which missions are started: dependencies first, then longest first."""
+    """In the order in which missions are started: the longest chain of dependants first."""
 
     @property
     def expected_cpu_s(self) -> float:
@@ -245,16 +245,13 @@ def settled(work: MissionWork, spec: MissionSpec) -> MissionWork:
 
 
 def _order(works: Sequence[MissionWork]) -> list[MissionWork]:
-    """Dependencies first, then longest first, then by id."""
-    names = {work.mission for work in works}
-    left = sorted(works, key=lambda work: (-work.expected_cpu_s, work.mission))
-    ordered: list[MissionWork] = []
-    while left:
-        done = {work.mission for work in ordered}
-        ready = [w for w in left if all(d in done or d not in names for d in w.spec.depends_on)]
-        if not ready:
-            circle = ", ".join(sorted(work.mission for work in left))
-            raise ConfigError(f"depends_on runs in a circle among missions {circle}.")
-        ordered.append(ready[0])
-        left.remove(ready[0])
-    return ordered
+    """Those on whom the longest chain hangs first; so dependencies go before their dependants."""
+    by_name = {work.mission: work for work in works}
+    try:
+        order = urgent_first(
+            {work.mission: work.expected_cpu_s for work in works},
+            {work.mission: work.spec.depends_on for work in works},
+        )
+    except ValueError as circle:
+        raise ConfigError(f"depends_on runs in a circle among missions {circle}.") from None
+    return [by_name[name] for name in order]

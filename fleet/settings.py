@@ -171,6 +171,11 @@ class LaunchSettings:
     """A worker silent for this long is shown as stale, for twice as long as lost."""
     grace_s: float = 20.0
     """How long a worker may take to leave after a stop was asked for."""
+    storage: str = ""
+    """URI to which ledger and scores are copied, and artifacts; empty copies nothing."""
+    patience_s: float = 600.0
+    """After this wait nodes are kept for a mission, so that smaller ones do not go on overtaking
+    it for ever."""
     max_wait_s: float = 1800.0
     """How long a worker group may wait for resources before its mission fails with a reason."""
     checkpoint_every_s: float = 5.0

@@ -15,6 +15,7 @@ from fleet.commands.options import (
     RegistryDir,
     RunsDir,
 )
+from fleet.storage import STORAGE_VARIABLE
 
 
 def launch(
@@ -58,6 +59,14 @@ def launch(
     address: Annotated[
         str, typer.Option("--address", help="An existing Ray cluster instead of this machine.")
     ] = "",
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            envvar=STORAGE_VARIABLE,
+            help="Copy ledger, scores and artifacts there: s3://, gs://, abfss://, a path.",
+        ),
+    ] = "",
     cpus: Annotated[
         int, typer.Option("--cpus", min=0, help="Worker slots here; 0 takes every usable core.")
     ] = 0,
@@ -78,6 +87,7 @@ def launch(
         as_json=as_json,
         require_promotion=require_promotion,
         address=address or None,
+        storage=storage,
         cpus=cpus,
         runs_dir=Path(runs_dir),
         registry=None if no_promote else Path(registry),

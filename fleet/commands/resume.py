@@ -29,6 +29,12 @@ def resume(
     run: RunArgument = None,
     allow_changes: AllowChanges = False,
     cpus: Cpus = 0,
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage", help="Where the launch was copied to: brings it back if it is not here."
+        ),
+    ] = "",
     as_json: AsJson = False,
     require_promotion: RequirePromotion = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
@@ -46,6 +52,7 @@ def resume(
             runs_dir=Path(runs_dir),
             allow_changes=allow_changes,
             cpus=cpus,
+            storage=storage,
             as_json=as_json,
             require_promotion=require_promotion,
         )

@@ -58,6 +58,7 @@ class Campaign:
             catalog=self.settings.catalog,
             submitted_at=time.time(),
             checkpoint_every_s=self.settings.checkpoint_every_s,
+            storage=self.settings.storage,
         )
         mission.jobs.append(
             start_job(
@@ -65,9 +66,15 @@ class Campaign:
                 job,
                 as_config(order),
                 name=name,
-                storage=str(self.settings.paths.root / "train"),
+                storage=self._train_storage(),
             )
         )
+
+    def _train_storage(self) -> str:
+        """Where Ray Train puts its marks: every node must reach it."""
+        if self.settings.storage and not self.session.local:
+            return f"{self.settings.storage.rstrip('/')}/{self.plan.run_id}/train"
+        return str(self.settings.paths.root / "train")
 
     def end_jobs(self) -> None:
         """Takes down the trainers that still run (after a stop or an error)."""

@@ -35,9 +35,10 @@ from fleet.driver.workforce import (
 )
 from fleet.errors import InterruptedBySignalError, UnfitEnvironmentError
 from fleet.ledger.reader import LedgerReader
+from fleet.mirror import mirrored
 from fleet.monitor.observability import Observability
 from fleet.plan import CampaignPlan
-from fleet.policies import Cause, admit, explain_wait, overdue, preflight
+from fleet.policies import Cause, admission, explain_wait, overdue, preflight, startable
 from fleet.settings import LaunchSettings
 from fleet.sweep import stage
 from fleet.sweep.driving import check_trials
@@ -86,14 +87,19 @@ def run_campaign(
         campaign = open_campaign(plan, settings, session, stopper, meta, prepare)
         watching = Observability(settings, campaign.ledger)
         try:
-            with LedgerReader(settings.paths.ledger) as reader:
-                stage.restore(campaign, reader)
-                for mission in campaign.missions.values():
-                    if mission.watch is not None:
-                        mission.watch.restore(reader)
-                    mission.finished_before = needs_no_worker(reader, mission)
-                _loop(campaign, reader, on_tick, watching)
-            return close(campaign, time.monotonic() - started)
+            with mirrored(
+                settings.paths,
+                settings.storage,
+                tell=lambda text: campaign.ledger.event("warning", "storage", text),
+            ):
+                with LedgerReader(settings.paths.ledger) as reader:
+                    stage.restore(campaign, reader)
+                    for mission in campaign.missions.values():
+                        if mission.watch is not None:
+                            mission.watch.restore(reader)
+                        mission.finished_before = needs_no_worker(reader, mission)
+                    _loop(campaign, reader, on_tick, watching)
+                return close(campaign, time.monotonic() - started)
         except KeyboardInterrupt:
             raise InterruptedBySignalError(
                 "Stopped at once by a second signal; the states in the ledger are the last known.",
@@ -205,16 +211,30 @@ def _admit(campaign: Campaign, reader: LedgerReader) -> None:
     ]
     running = running_jobs(missions.values(), reader) + stage.running(missions.values(), nodes)
     finished = frozenset(name for name, mission in missions.items() if mission.over)
-    chosen = admit(waiting, running, nodes, finished=finished, on_deck=ON_DECK)
-    for name in chosen:
+    launched = frozenset(missions)
+    now = time.monotonic()
+    for job in startable(waiting, running, finished=finished, launched=launched):
+        if missions[job.name].ready_since is None:
+            missions[job.name].ready_since = now
+    decision = admission(
+        waiting,
+        running,
+        nodes,
+        finished=finished,
+        launched=launched,
+        on_deck=ON_DECK,
+        waited_s={n: now - m.ready_since for n, m in missions.items() if m.ready_since is not None},
+        patience_s=campaign.settings.patience_s,
+    )
+    for name in (*decision.start, *decision.on_deck):
         if missions[name].to_sweep:
             stage.begin(campaign, missions[name])
             continue
         campaign.ledger.set_phase(name, "starting")
         for group in groups_of(missions[name].work.job):
             campaign.start(missions[name], group)
-    if not waiting:
-        helped = choose_helped(missions, running, nodes, reader)
+    if not decision.on_deck:
+        helped = choose_helped(missions, decision.spare, reader)
         if helped is not None:
             campaign.ledger.event("info", helped, "an idle slot joins this mission")
             campaign.start(missions[helped], one_worker(missions[helped].work.job))

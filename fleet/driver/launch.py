@@ -21,6 +21,7 @@ from fleet.driver.order_file import OrderFile, plain_specs, write_order
 from fleet.errors import ConfigError, FleetError, StorageError, UsageError
 from fleet.plan import CampaignPlan, arms_by_mission, plan_campaign, select_arms
 from fleet.settings import LaunchSettings, RunPaths, check_run_id
+from fleet.storage import Storage
 from missions.spec import PROFILES, MissionSpec
 from missions.spec_errors import suggest
 
@@ -50,6 +51,8 @@ class Order:
     """Thresholds of the alerts; None takes the defaults."""
     worker_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of the workers beside our own."""
+    storage: str = ""
+    """URI to which ledger, scores and artifacts are copied; empty copies nothing."""
     no_sweep: bool = False
     """Confirm the mission files' own settings, even where they say what to search."""
 
@@ -81,6 +84,8 @@ def carry_out(order: Order) -> int:
     if order.dry_run:
         return _show_plan(plan, order)
 
+    if order.storage:
+        Storage.at(order.storage, run_id)
     from fleet.alerts import load_alert_config
     from fleet.driver import preflight
     from fleet.driver.drive import Wishes, launch_facts, work
@@ -94,6 +99,7 @@ def carry_out(order: Order) -> int:
         address=order.address,
         catalog=order.catalog,
         worker_env=order.worker_env,
+        storage=order.storage,
         alerts=load_alert_config(order.alerts_file) if order.alerts_file else None,
     )
     if order.address is None:
@@ -147,6 +153,7 @@ def _as_file(order: Order, plan: CampaignPlan, settings: LaunchSettings) -> Orde
         overrides=order.overrides,
         cpus=order.cpus,
         address=order.address,
+        storage=settings.storage,
         catalog=order.catalog,
         command=settings.command,
         code_version=plan.code_version,

@@ -81,7 +81,7 @@ def start_job(
                     num_workers=job.workers,
                     use_gpu=job.request.gpus > 0,
                     resources_per_worker=resources,
-                    label_selector=dict(job.request.labels) or None,
+                    label_selector=job.request.ray_labels() or None,
                 ),
                 run_config=RunConfig(
                     name=name,

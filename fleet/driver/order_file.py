@@ -37,6 +37,8 @@ class OrderFile(BaseModel):
     """Where promotions go; None leaves the registry alone."""
     alerts: AlertConfig | None = None
     """Thresholds of the alerts; None takes the defaults."""
+    storage: str = ""
+    """Where the ledger is copied to; empty where it is not."""
     specs: dict[str, dict[str, Any]]
     """Mission -> specification as the words above meant it then."""
 

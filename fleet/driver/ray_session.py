@@ -23,6 +23,7 @@ import psutil
 
 from fleet.driver.cluster_nodes import live_nodes, possible_nodes
 from fleet.driver.leftovers import SESSION_VARIABLE
+from fleet.driver.working_directory import PATTERNS, check_size
 from fleet.errors import UnfitEnvironmentError
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
@@ -217,8 +218,9 @@ def _job_config(settings: LaunchSettings, *, ship: bool) -> Any:
     environment: dict[str, Any] = {"env_vars": dict(worker_environment(settings))}
     if ship:
         # A local launch imports the working tree as it stands; a cluster gets a copy of it.
+        check_size(Path.cwd())
         environment["working_dir"] = str(Path.cwd())
-        environment["excludes"] = [".git/", ".venv/", "runs/", "*.sqlite"]
+        environment["excludes"] = PATTERNS
     return JobConfig(
         runtime_env=environment,
         metadata={"bem_fleet_run": settings.paths.run_id, "profile": settings.profile},

@@ -20,12 +20,14 @@ from fleet.driver.drive import Wishes, launch_facts, say, work
 from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.driver.launch import Order, resolve
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
-from fleet.errors import ConfigError, NotFoundError
+from fleet.errors import ConfigError, NotFoundError, UsageError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
+from fleet.mirror import restore
 from fleet.plan import CampaignPlan, plan_campaign
-from fleet.settings import LaunchSettings, RunPaths, find_ordered
+from fleet.settings import LaunchSettings, RunPaths, check_run_id, find_ordered
 from fleet.states import RunState
+from fleet.storage import Storage
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
@@ -43,6 +45,8 @@ class ResumeOrder:
     """Cancelled missions and arms are taken up again."""
     missions: tuple[str, ...] = ()
     """Of these missions only; all where empty."""
+    storage: str = ""
+    """Where the run was copied to; empty goes on with what is here."""
     cpus: int = 0
     as_json: bool = False
     require_promotion: bool = False
@@ -77,6 +81,8 @@ class Standing:
 def carry_out(order: ResumeOrder) -> int:
     """Carries a resume or a retry out and returns its exit code."""
     started = psutil.Process().create_time()
+    if order.storage:
+        _bring_back(order)
     paths = find_ordered(order.runs_dir, order.run_id)
     command = provenance.command_line(["resume", paths.run_id])
     before = driver_of(paths)
@@ -137,6 +143,7 @@ def _go_on(
         catalog=asked.catalog,
         worker_env=order.worker_env,
         alerts=asked.alerts,
+        storage=order.storage or asked.storage,
         session=lock.session,
         beat=lock.beat,
     )
@@ -264,6 +271,16 @@ def _chosen(order: ResumeOrder, standing: Standing) -> list[str]:
         *(standing.failed if order.failed else ()),
         *(standing.cancelled if order.cancelled else ()),
     ]
+
+
+def _bring_back(order: ResumeOrder) -> None:
+    """The run from its storage, where this machine does not have it."""
+    if order.run_id is None:
+        raise UsageError("--storage needs the run's id: the storage may hold many.")
+    paths = RunPaths(root=(order.runs_dir / check_run_id(order.run_id)).absolute())
+    if not paths.ledger.is_file():
+        restore(Storage.at(order.storage, paths.run_id), paths)
+        say(f"brought {paths.run_id} back from {order.storage}")
 
 
 def _resolved_now(asked: OrderFile, runs_dir: Path) -> dict[str, MissionSpec]:

@@ -31,6 +31,8 @@ class CampaignMission:
     jobs: list[JobThread] = field(default_factory=list)
     verdict_ref: Any = None
     verdict: dict[str, Any] | None = None
+    ready_since: float | None = None
+    """Since when it could have started, had there been room."""
     watch: SeedWatch | None = None
     """Set once the ledger is open."""
     finished_before: bool = False
@@ -135,13 +137,11 @@ def our_holders(missions: Iterable[CampaignMission], reader: LedgerReader) -> li
 
 def choose_helped(
     missions: Mapping[str, CampaignMission],
-    running: list[Job],
-    nodes: tuple[Node, ...],
+    spare: tuple[Node, ...],
     reader: LedgerReader,
 ) -> str | None:
     """The mission with the longest queue, where a slot is idle and one more worker helps."""
-    free = place(running, nodes)
-    if not free or not any(node.cpus >= 1 for node in free):
+    if not any(node.cpus >= 1 for node in spare):
         return None
     loads = []
     for name, mission in missions.items():
@@ -159,7 +159,7 @@ def choose_helped(
                 helpers=len(alive),
             )
         )
-    return reinforce(loads, free, startup_s=STARTUP_S, on_deck=0)
+    return reinforce(loads, spare, startup_s=STARTUP_S, on_deck=0)
 
 
 def groups_of(job: Job) -> list[Job]:

@@ -12,6 +12,8 @@ from fleet.policies.placement import (
     preflight,
     reinforce,
     schedule,
+    startable,
+    urgent_first,
 )
 from fleet.policies.retry import Cause, LeaseVerdict, RetryDecision, judge_lease, retry
 from fleet.policies.seeds import Standing, complete_seeds, early_end, next_view
@@ -45,5 +47,7 @@ __all__ = [
     "reinforce",
     "retry",
     "schedule",
+    "startable",
     "take",
+    "urgent_first",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 _SLACK = 1e-6
 _SCALE = 10_000
@@ -31,6 +31,10 @@ class Request:
         if self.gpus:
             amounts["GPU"] = math.floor(self.gpus * _SCALE + _SLACK) / _SCALE
         return {name: amount for name, amount in amounts.items() if amount} | dict(self.custom)
+
+    def ray_labels(self) -> dict[str, str]:
+        """Selectors as Ray reads them: in `in(a, b)` it takes the space for a part of the word."""
+        return {key: selector.replace(" ", "") for key, selector in self.labels.items()}
 
     def __str__(self) -> str:
         return _amount(self.cpus, self.gpus, self.memory_mib, self.custom, self.labels)
@@ -87,12 +91,13 @@ class Node:
             custom = {
                 name: amount - request.custom.get(name, 0.0) for name, amount in custom.items()
             }
-        return replace(
-            self,
+        return Node(
+            name=self.name,
             cpus=self.cpus - request.cpus,
             gpus=gpus,
             memory_mib=self.memory_mib - request.memory_mib,
             custom=custom,
+            labels=self.labels,
             shares=shares,
         )
 
@@ -145,6 +150,10 @@ def assign(job: Job, nodes: Sequence[Node]) -> tuple[int, ...] | None:
     with the least GPU and CPU left, so that large requests find whole machines.
     """
     missing = job.workers - len(job.at)
+    if missing == 1:
+        room = (i for i, node in enumerate(nodes) if node.fits(job.request))
+        at = min(room, key=lambda i: (nodes[i].gpus, nodes[i].cpus, i), default=None)
+        return None if at is None else (at,)
     chosen: list[int] = []
     order = sorted(
         (i for i, node in enumerate(nodes) if node.fits(job.request)),

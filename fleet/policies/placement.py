@@ -61,6 +61,69 @@ def _most_workers(job: Job, nodes: Sequence[Node]) -> int:
     return count
 
 
+def startable(
+    waiting: Sequence[Job],
+    running: Sequence[Job],
+    *,
+    finished: frozenset[str] = frozenset(),
+    launched: frozenset[str] = frozenset(),
+) -> tuple[Job, ...]:
+    """The waiting jobs that wait for room only; a mission that is not launched holds up nobody.
+
+    Args:
+        launched: missions of this launch, so that one whose workers have left and whose verdict
+            is not there yet holds up its dependants.
+    """
+    names = {job.name for job in (*waiting, *running)} | launched
+    return tuple(
+        job
+        for job in waiting
+        if not any(name in names and name not in finished for name in job.depends_on)
+    )
+
+
+def urgent_first(
+    durations: Mapping[str, float], depends_on: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Names in the order in which they should start: the longest chain that hangs on each first.
+
+    A chain is a job's own duration and the longest of the chains that wait for it, so a short job
+    before a long one goes ahead of a middling one. Ties by name. Dependencies come before their
+    dependants.
+
+    Raises:
+        ValueError: dependencies run in a circle; names who is in it.
+    """
+    after: dict[str, list[str]] = {name: [] for name in durations}
+    before = {
+        name: [other for other in depends_on.get(name, ()) if other in durations]
+        for name in durations
+    }
+    for name, others in before.items():
+        for other in others:
+            after[other].append(name)
+    left = {name: len(after[name]) for name in durations}
+    chain: dict[str, float] = {}
+    ready = [name for name, count in left.items() if not count]
+    while ready:
+        name = ready.pop()
+        chain[name] = durations[name] + max((chain[later] for later in after[name]), default=0.0)
+        for other in before[name]:
+            left[other] -= 1
+            if not left[other]:
+                ready.append(other)
+    if len(chain) < len(durations):
+        raise ValueError(", ".join(sorted(set(durations) - set(chain))))
+    place_of: dict[str, int] = {}
+    waiting = sorted(durations, key=lambda name: (-chain[name], name))
+    # A dependency's chain is never shorter than its dependant's; only zero durations tie.
+    while waiting:
+        name = next(name for name in waiting if all(other in place_of for other in before[name]))
+        place_of[name] = len(place_of)
+        waiting.remove(name)
+    return tuple(place_of)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
     """What to start now."""
@@ -73,6 +136,8 @@ class Admission:
     """The job for which nodes are kept free, if one has waited too long."""
     at: tuple[tuple[int, ...], ...] = ()
     """Positions of the nodes that `start` was given, job by job."""
+    spare: tuple[Node, ...] = ()
+    """What is left for helpers: room that no waiting job can use now, reserved nodes left out."""
 
 
 def admit(
@@ -81,6 +146,7 @@ def admit(
     nodes: Sequence[Node],
     *,
     finished: frozenset[str] = frozenset(),
+    launched: frozenset[str] = frozenset(),
     on_deck: int = 0,
     waited_s: Mapping[str, float] | None = None,
     patience_s: float = float("inf"),
@@ -91,6 +157,7 @@ def admit(
         running,
         nodes,
         finished=finished,
+        launched=launched,
         on_deck=on_deck,
         waited_s=waited_s,
         patience_s=patience_s,
@@ -104,6 +171,7 @@ def admission(
     nodes: Sequence[Node],
     *,
     finished: frozenset[str] = frozenset(),
+    launched: frozenset[str] = frozenset(),
     on_deck: int = 0,
     waited_s: Mapping[str, float] | None = None,
     patience_s: float = float("inf"),
@@ -122,7 +190,6 @@ def admission(
         finished: missions that `depends_on` may name as ended.
         waited_s: seconds for which each job could have started had there been room.
     """
-    names = {job.name for job in (*waiting, *running)}
     free, without_room = occupy(running, nodes)
     ahead = len(without_room)
     later: tuple[Node, ...] | None = None
@@ -131,9 +198,7 @@ def admission(
     at: list[tuple[int, ...]] = []
     deck: list[str] = []
     hopeless: list[tuple[Request, int]] = []
-    for job in waiting:
-        if any(name in names and name not in finished for name in job.depends_on):
-            continue
+    for job in startable(waiting, running, finished=finished, launched=launched):
         seats = None
         if ahead == 0 and not _known(hopeless, job):
             seats = assign(job, free) if later is None else _assign_beside(job, free, later)
@@ -151,8 +216,18 @@ def admission(
         elif ahead < on_deck:
             ahead += 1
             deck.append(job.name)
+    spare = free
+    if later is not None:
+        spare = tuple(
+            now if then.cpus >= now.cpus and then.gpus >= now.gpus else _full(now)
+            for now, then in zip(free, later, strict=True)
+        )
     return Admission(
-        start=tuple(start), on_deck=tuple(deck), reserved_for=reserved_for, at=tuple(at)
+        start=tuple(start),
+        on_deck=tuple(deck),
+        reserved_for=reserved_for,
+        at=tuple(at),
+        spare=() if ahead else spare,
     )
 
 
@@ -243,6 +318,7 @@ def reinforce(
     if on_deck:
         return None
     hopeless: list[tuple[Request, int]] = []
+    possible: list[tuple[Request, int]] = []
     useful = []
     for load in running:
         if (
@@ -253,10 +329,13 @@ def reinforce(
             or _known(hopeless, load.job)
         ):
             continue
-        if place([load.job], free) is None:
-            hopeless.append((load.job.request, load.job.workers))
-        else:
+        shape = (load.job.request, load.job.workers)
+        if shape in possible or assign(load.job, free) is not None:
+            if shape not in possible:
+                possible.append(shape)
             useful.append(load)
+        else:
+            hopeless.append(shape)
     if not useful:
         return None
     best = max(useful, key=lambda load: load.open_packs * load.pack_s / load.helpers)

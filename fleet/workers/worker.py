@@ -36,6 +36,7 @@ from fleet.ledger.records import Lease
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
 from fleet.settings import RunPaths
+from fleet.storage import Storage
 from fleet.workers import preemption
 from fleet.workers.context import WorkerContext
 from fleet.workers.handover import plain_extras, result_of, results_back
@@ -68,6 +69,8 @@ class WorkerJob:
     submitted_at: float
     checkpoint_every_s: float = EVERY_S
     """Seconds between checkpoints of a training; 0 keeps none."""
+    storage: str = ""
+    """URI to which artifacts are copied; with it, nodes need not share the launch's folder."""
 
     @property
     def paths(self) -> RunPaths:
@@ -123,10 +126,10 @@ class Worker:
 
     def run(self) -> None:
         """Works until no pack is left or the fleet says stop."""
-        if not self._job.paths.ledger.is_file():
+        if not self._job.storage and not self._job.paths.ledger.is_file():
             raise StorageError(
-                f"{self._job.root} is not visible on {platform.node()}: the runs folder must lie "
-                "on storage that every node mounts, the ledger itself on the head's local disk."
+                f"{self._job.root} is not visible on {platform.node()}: workers on other machines "
+                "need --storage, to which they copy their artifacts."
             )
         self._ledger.begin_attempt(
             self._attempt,
@@ -186,7 +189,12 @@ class Worker:
             if lease is None:
                 break
             self._run_pack(mission, lease, artifacts)
-        if not self._stop.is_set() and self._ledger.claim_extras(self._job.mission, self._attempt):
+        if self._stop.is_set():
+            return
+        if not self._job.paths.ledger.is_file():
+            text = "no report extras: they need every run's artifacts on one machine"
+            self._ledger.event("warning", self._job.mission, text)
+        elif self._ledger.claim_extras(self._job.mission, self._attempt):
             self._make_extras(mission)
 
     def _prepare(self) -> Mission | None:
@@ -320,6 +328,7 @@ class Worker:
             with self._timed("evaluate", name):
                 scores = mission.evaluate(self._spec, run, artifact, "test", self._ctx)
                 result = result_of(name, scores, artifact)
+            self._copy(name, artifact)
             self._ledger.finish_run(self._attempt, result)
             log.info("%s: done, %d scores", name, len(scores))
             return True
@@ -335,6 +344,12 @@ class Worker:
             _raise_disk_trouble(error)
             self._record_failure(name, "evaluate", error)
         return False
+
+    def _copy(self, name: str, artifact: Artifact) -> None:
+        """Artifacts outlive the node before the run counts as done."""
+        if self._job.storage and (self._share is None or self._share.leads):
+            storage = Storage.at(self._job.storage, self._job.paths.run_id)
+            storage.put_folder(f"artifacts/{name}", artifact.path)
 
     def _make_extras(self, mission: Mission) -> None:
         """Tables and curves for the report; their failure spoils the report, not the verdict."""

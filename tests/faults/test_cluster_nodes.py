@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,3 +108,53 @@ def test_what_no_node_has_is_refused_with_numbers(cluster: Any, tmp_path: Path) 
     assert "Mission F2 asks for 1 CPU, 4 GPU, 256 MiB a worker; the largest node" in str(error)
     assert "has 2 CPU, 2 GPU, 2,048 MiB" in str(error)
     assert time.monotonic() - started < 60
+
+
+def test_the_runs_of_a_lost_node_move_and_no_others(cluster: Any, tmp_path: Path) -> None:
+    extra = cluster.add_node(num_cpus=1, memory=1024 * MIB, labels={"zone": "b"})
+    lost = cluster.add_node(num_cpus=1, memory=1024 * MIB, labels={"zone": "a"})
+    ledger = tmp_path / "lost" / "ledger.sqlite"
+    gone: list[float] = []
+
+    def take_away() -> None:
+        """As soon as the mission on it has a run done and another under way."""
+        while not gone:
+            time.sleep(0.3)
+            if not ledger.is_file():
+                continue
+            with contextlib.suppress(FleetError), LedgerReader(ledger) as reader:
+                states = {row.state for row in reader.runs("F1")}
+                if {RunState.DONE, RunState.RUNNING} <= states:
+                    gone.append(time.time())
+                    cluster.remove_node(lost, allow_graceful=False)
+
+    thread = threading.Thread(target=take_away)
+    thread.start()
+    error = launch(
+        cluster,
+        tmp_path,
+        "lost",
+        # Either of the two, the lost one first: it is emptier than the others of its label.
+        "F1:resources={cpus: 1, memory_mib: 256, labels: {zone: 'in(a, b)'}, workers: 2}",
+        "F1:params.pack_s=4",
+        "F1:seeds=[0,1,2,3,4,5]",
+        "F2:resources={cpus: 1, memory_mib: 256, labels: {market: spot}}",
+        "F2:params.pack_s=6",
+        "F3:resources={cpus: 1, memory_mib: 256, custom: {licence: 1}}",
+        "F3:params.pack_s=6",
+    )
+    gone = gone or [0.0]
+    thread.join()
+    assert error is None, error
+    with LedgerReader(ledger) as reader:
+        assert {row.state for row in reader.runs()} == {RunState.DONE}
+        attempts = reader.attempts("F1")
+        died = [a for a in attempts if a.outcome == "worker_died"]
+        assert [a.host.rpartition("/")[2] for a in died] == [lost.node_id[:8]]
+        # The other worker of the same mission went on, undisturbed; the pack that was lost is on
+        # the node that is left.
+        assert where(reader, "F1").count(extra.node_id[:8]) >= 1
+        tries = {pack.pack: pack.tries for pack in reader.packs()}
+        assert sorted(tries.values()) == [1] * (len(tries) - 1) + [2]
+        for name in ("F2", "F3"):
+            assert len(reader.attempts(name)) == 1

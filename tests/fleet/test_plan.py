@@ -24,12 +24,13 @@ def test_packs_agree_with_the_local_runner(pack: str) -> None:
     assert ours == theirs
 
 
-def test_longest_first_but_dependencies_before() -> None:
+def test_the_longest_chain_first() -> None:
     short = with_changes("A", resources={"expected_cpu_s": 1})
     middle = with_changes("B", resources={"expected_cpu_s": 50})
     long = with_changes("C", resources={"expected_cpu_s": 99}, depends_on=["A"])
     works = plan(short, middle, long).works
-    assert [work.mission for work in works] == ["B", "A", "C"]
+    # C waits for A, so A, short as it is, is the most urgent.
+    assert [work.mission for work in works] == ["A", "C", "B"]
     assert [work.position for work in works] == [0, 1, 2]
 
 

@@ -62,6 +62,14 @@ def test_dependencies_come_first() -> None:
     assert admit([job("B", after="Z")], [], [LAPTOP]) == ("B",)
 
 
+def test_a_mission_that_waits_for_its_verdict_holds_up_its_dependants() -> None:
+    # A's workers have left: it neither waits nor runs, and it is not finished.
+    launched = frozenset({"A", "B"})
+    assert admit([job("B", after="A")], [], [LAPTOP], launched=launched) == ()
+    done = frozenset({"A"})
+    assert admit([job("B", after="A")], [], [LAPTOP], launched=launched, finished=done) == ("B",)
+
+
 def test_admission_never_exceeds_a_node() -> None:
     nodes = [Node(name="a", cpus=3, memory_mib=9000), Node(name="b", cpus=2, memory_mib=9000)]
     jobs = [job("A", 2), job("B", 2), job("C", 1), job("D", 2)]

@@ -13,7 +13,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fleet.policies import Cause, Job, Load, Node, admission, assign, occupy, reinforce, retry
+from fleet.policies import (
+    Cause,
+    Job,
+    Load,
+    Node,
+    admission,
+    assign,
+    occupy,
+    reinforce,
+    retry,
+    startable,
+)
 
 EPSILON_S = 1e-9
 
@@ -283,7 +294,7 @@ class _Simulation:
     def _break_up(self, group: _Group, *, preempted: bool) -> None:
         """The group's pack goes back; the group waits for a place, as Train restarts it."""
         group.life += 1
-        for node in group.at:
+        for node in dict.fromkeys(group.at):
             self._on_node[node].remove(group)
         self._vacate(group)
         pack, group.pack = group.pack, None
@@ -358,9 +369,9 @@ class _Simulation:
         """Asks the policies, as the coordinator does at each turn of its loop."""
         self._restart()
         self._note_ready()
-        self._admit()
-        if not self._waiting and self._rules.helps:
-            self._help()
+        spare = self._admit()
+        if self._rules.helps:
+            self._help(spare)
 
     def _restart(self) -> None:
         """Groups that lost their place get the first that fits, before anybody new."""
@@ -386,9 +397,10 @@ class _Simulation:
                 if self._now == self._ready_s[name] and self._rules.patience_s < float("inf"):
                     self._at(self._now + self._rules.patience_s, "patience", name)
 
-    def _admit(self) -> None:
-        if not self._waiting:
-            return
+    def _admit(self) -> frozenset[str]:
+        """Starts whom the policy starts; returns the nodes that are left for helpers."""
+        if not self._could_start():
+            return frozenset(self._free)
         self._counts["decisions"] += 1
         nodes = list(self._up.values())
         decision = admission(
@@ -396,6 +408,7 @@ class _Simulation:
             [replace(group.job, at=tuple(group.at)) for group in self._groups],
             nodes,
             finished=frozenset(self._ends_s),
+            launched=frozenset(self._missions),
             waited_s={name: self._now - at for name, at in self._ready_s.items()},
             patience_s=self._rules.patience_s,
         )
@@ -408,21 +421,33 @@ class _Simulation:
                 group = self._new_group(name)
                 self._groups.append(group)
                 self._settle(group, at)
+        return frozenset(node.name for node in decision.spare if node.cpus > EPSILON_S)
 
-    def _help(self) -> None:
-        while (
-            chosen := reinforce(
-                list(self._loads()),
-                list(self._free.values()),
-                startup_s=self._rules.startup_s,
-                on_deck=0,
+    def _could_start(self) -> bool:
+        """Whether somebody waits for room, as `_admit` of the coordinator asks before it helps."""
+        waiting = [self._missions[name].job for name in self._waiting]
+        running = [group.job for group in self._groups]
+        return bool(
+            startable(
+                waiting,
+                running,
+                finished=frozenset(self._ends_s),
+                launched=frozenset(self._missions),
             )
-        ) is not None:
+        )
+
+    def _help(self, spare: frozenset[str]) -> None:
+        while True:
+            free = [node for name, node in self._free.items() if name in spare]
+            loads = list(self._loads())
+            chosen = reinforce(loads, free, startup_s=self._rules.startup_s, on_deck=0)
+            if chosen is None:
+                return
             group = self._new_group(chosen)
-            at = assign(group.job, list(self._free.values()))
+            at = assign(group.job, free)
             assert at is not None
             self._groups.append(group)
-            self._settle(group, [list(self._free)[position] for position in at])
+            self._settle(group, [free[position].name for position in at])
 
     def _loads(self) -> Iterator[Load]:
         for name, groups in self._of_mission.items():
