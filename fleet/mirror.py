@@ -18,9 +18,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.errors import FleetError, LedgerError, NotFoundError, StorageError
+from fleet.errors import FleetError, LedgerError, NotFoundError, StorageError, UsageError
 from fleet.ledger.database import open_reader
-from fleet.settings import RunPaths
+from fleet.settings import RunPaths, check_run_id
 from fleet.storage import Storage
 
 LATEST = "latest.json"
@@ -107,6 +107,21 @@ def restore(storage: Storage, paths: RunPaths) -> None:
     if paths.order.name in set(storage.names()):
         storage.get(paths.order.name, paths.order)
     beside.replace(paths.ledger)
+
+
+def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> bool:
+    """Brings a run back from its storage where this machine does not have it; whether it did.
+
+    Raises:
+        UsageError: no run id: the storage may hold many.
+    """
+    if run_id is None:
+        raise UsageError("--storage needs the run's id: the storage may hold many.")
+    paths = RunPaths(root=(runs_dir / check_run_id(run_id)).absolute())
+    if paths.ledger.is_file():
+        return False
+    restore(Storage.at(uri, paths.run_id), paths)
+    return True
 
 
 class Mirroring:

@@ -40,9 +40,16 @@ def resume(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> int:
     """Go on with a run: finished runs stay, half-done ones continue from their checkpoints."""
+    import sys
+
     from fleet.driver.driver_lock import refuse_driven
     from fleet.settings import find_ordered
 
+    if storage:
+        from fleet.mirror import bring_back
+
+        if bring_back(storage, Path(runs_dir), run):
+            sys.stderr.write(f"brought {run} back from {storage}\n")
     refuse_driven(find_ordered(Path(runs_dir), run))
     from fleet.driver.resume import ResumeOrder, carry_out
 

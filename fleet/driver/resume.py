@@ -20,14 +20,12 @@ from fleet.driver.drive import Wishes, launch_facts, say, work
 from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.driver.launch import Order, resolve
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
-from fleet.errors import ConfigError, NotFoundError, UsageError
+from fleet.errors import ConfigError, NotFoundError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
-from fleet.mirror import restore
 from fleet.plan import CampaignPlan, plan_campaign
-from fleet.settings import LaunchSettings, RunPaths, check_run_id, find_ordered
+from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.states import RunState
-from fleet.storage import Storage
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
@@ -81,8 +79,6 @@ class Standing:
 def carry_out(order: ResumeOrder) -> int:
     """Carries a resume or a retry out and returns its exit code."""
     started = psutil.Process().create_time()
-    if order.storage:
-        _bring_back(order)
     paths = find_ordered(order.runs_dir, order.run_id)
     command = provenance.command_line(["resume", paths.run_id])
     before = driver_of(paths)
@@ -271,16 +267,6 @@ def _chosen(order: ResumeOrder, standing: Standing) -> list[str]:
         *(standing.failed if order.failed else ()),
         *(standing.cancelled if order.cancelled else ()),
     ]
-
-
-def _bring_back(order: ResumeOrder) -> None:
-    """The run from its storage, where this machine does not have it."""
-    if order.run_id is None:
-        raise UsageError("--storage needs the run's id: the storage may hold many.")
-    paths = RunPaths(root=(order.runs_dir / check_run_id(order.run_id)).absolute())
-    if not paths.ledger.is_file():
-        restore(Storage.at(order.storage, paths.run_id), paths)
-        say(f"brought {paths.run_id} back from {order.storage}")
 
 
 def _resolved_now(asked: OrderFile, runs_dir: Path) -> dict[str, MissionSpec]:

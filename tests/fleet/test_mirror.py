@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fleet.cli import run
 from fleet.errors import ConfigError, NotFoundError, StorageError
 from fleet.ledger.writer import Ledger
 from fleet.mirror import Mirroring, mirror, restore
@@ -216,3 +217,23 @@ def test_uris(uri: str, said: str) -> None:
 @pytest.mark.parametrize("uri", ["/data", "file:///data", "s3://b/f", "gs://b", "abfss://c/f"])
 def test_uris_that_are_allowed(uri: str) -> None:
     assert check_uri(uri) == ""
+
+
+def test_resume_brings_a_lost_run_back(
+    tmp_path: Path, make_plan: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = RunPaths(root=tmp_path / "runs" / "lost")
+    storage = tmp_path / "there"
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    paths.order.write_text("{}")
+    mirror(paths, Storage.at(str(storage), "lost"))
+    ledger.close()
+    elsewhere = tmp_path / "elsewhere"
+    arguments = ["--storage", str(storage), "--runs-dir", str(elsewhere)]
+    # What was asked for is empty here, so the resume itself ends: after the run is back.
+    assert run(["resume", "lost", *arguments]) == 5
+    assert f"brought lost back from {storage}" in capsys.readouterr().err
+    assert dump(elsewhere / "lost" / "ledger.sqlite") == dump(paths.ledger)
+    assert run(["resume", *arguments]) == 2
+    assert "--storage needs the run's id" in capsys.readouterr().err
