@@ -1,4 +1,4 @@
-# Words: launch test check docs smoke format. Each sets up what it needs; nothing to do by hand.
+# Words: launch test faults check docs smoke format. Each sets up what it needs; nothing to do by hand.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PROFILE ?= laptop
 JOBS ?= 2
 MISSIONS ?= A,B,C,D,E
 
-.PHONY: launch smoke test check docs format clean
+.PHONY: launch smoke test faults check docs format clean
 
 launch: $(STAMP)
 	$(BIN)/python fleet.py launch --missions $(MISSIONS) --profile $(PROFILE)
@@ -18,7 +18,11 @@ smoke: $(STAMP)
 # Tests that start Ray take all cores for themselves; the others share them.
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray" -n $(JOBS) --dist loadfile
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m "ray and not slow"
+
+# Faults injected into real launches, node loss, a real Prometheus: minutes each.
+faults: $(STAMP)
+	$(BIN)/python -m pytest -m "ray and slow"
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
