@@ -209,6 +209,7 @@ def _work(spec: MissionSpec) -> MissionWork:
     spec_hash = spec.digest()
     sweep_s = spec.sweep.expected_cpu_s if spec.sweep is not None else 0.0
     arm_hashes = {arm: spec.arm_digest(arm) for arm in spec.arms}
+    _check_apart(spec.id, arm_hashes)
     packs: list[PackPlan] = []
     for seed in spec.seeds:
         groups = [list(spec.arms)] if spec.pack == "seed" else [[arm] for arm in spec.arms]
@@ -242,6 +243,22 @@ def settled(work: MissionWork, spec: MissionSpec) -> MissionWork:
     """The work of a mission whose sweep is settled: the same file, the chosen settings."""
     chosen = _work(spec)
     return replace(work, spec=spec, packs=chosen.packs)
+
+
+def _check_apart(mission: str, arm_hashes: Mapping[str, str]) -> None:
+    """A run is known by its settings and seed: two arms with the same settings are one run twice.
+
+    Raises:
+        ConfigError: names both arms.
+    """
+    first: dict[str, str] = {}
+    for arm, digest in arm_hashes.items():
+        other = first.setdefault(digest, arm)
+        if other != arm:
+            raise ConfigError(
+                f"Mission {mission}: arms {other!r} and {arm!r} have the same settings. Give them "
+                "different ones; a note that says what they are is enough."
+            )
 
 
 def _order(works: Sequence[MissionWork]) -> list[MissionWork]:

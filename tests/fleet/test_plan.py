@@ -90,3 +90,12 @@ def test_arms_are_checked() -> None:
         arms_by_mission(["F3:plain"], specs)
     with pytest.raises(UsageError, match="no launched mission has arm 'plane'"):
         arms_by_mission(["plane"], specs)
+
+
+def test_two_arms_with_the_same_settings_are_refused() -> None:
+    plain = document("F1")
+    arms = plain["arms"]
+    name, settings = next(iter(arms.items()))
+    twin = {**plain, "arms": {**arms, "twin": settings}}
+    with pytest.raises(ConfigError, match=f"arms '{name}' and 'twin' have the same settings"):
+        plan_campaign([parse_spec(twin, "test")], run_id="r", profile="laptop", code_version="c")
