@@ -47,7 +47,7 @@ class Channels:
         """
         Args:
             file: JSON lines are appended here.
-            say: shows one line to whoever sits at the terminal.
+            say: shows a line to whoever sits at the terminal; alerts of severity info are left out.
             webhook: http(s) address; see `channels_from_environment`.
             complain: told when a message could not be delivered.
             wait_s: before the second try; doubled before each further one.
@@ -76,7 +76,8 @@ class Channels:
                     stream.write(json.dumps({"run_id": self._run_id, **alert.to_dict()}) + "\n")
         if self._say is not None:
             for alert in alerts:
-                self._say(line(alert))
+                if alert.severity != "info":
+                    self._say(short_line(alert))
         if self._webhook is not None:
             self._enqueue(alerts)
 
@@ -126,6 +127,12 @@ def line(alert: Alert) -> str:
     if alert.standing == "resolved":
         return f"resolved: {alert.title} ({alert.subject})"
     return f"{alert.severity}: {alert.title}: {alert.subject}: {alert.text}. {alert.advice}"
+
+
+def short_line(alert: Alert) -> str:
+    """One line for a terminal; the advice stands in `fleet.py alerts show` and in the ledger."""
+    what = "over" if alert.standing == "resolved" else alert.text
+    return f"{alert.severity}: {alert.title}: {alert.subject}: {what}"
 
 
 def message(run_id: str, alerts: Sequence[Alert]) -> dict[str, Any]:

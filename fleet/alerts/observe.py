@@ -58,6 +58,7 @@ class Signal:
     """The values of one signal of one run, in order of step."""
 
     run: str
+    mission: str
     name: str
     points: tuple[tuple[int, float], ...]
 
@@ -93,6 +94,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
     preempted = reader.preemptions()
     counts = reader.counts()
     runs = reader.runs()
+    mission_of = {run.run: run.mission for run in runs}
     # A mission whose workers are still coming up has not moved yet: its driver's start counts.
     began = max((session.started_at for session in reader.sessions()), default=0.0)
     return Observation(
@@ -127,7 +129,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
             if run.state is RunState.FAILED
         ),
         signals=tuple(
-            Signal(run=run, name=name, points=tuple(points))
+            Signal(run=run, mission=mission_of[run], name=name, points=tuple(points))
             for (run, name), points in reader.series(*SIGNALS).items()
         ),
         alarms=tuple((event.source, event.text) for event in reader.events(level="alarm")),

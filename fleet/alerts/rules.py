@@ -94,26 +94,44 @@ def _disk_low(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
 
 
 def _violation_spike(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
+    rises: dict[str, list[tuple[float, str]]] = {}
     for signal in seen.signals:
         if signal.name != VIOLATION or len(signal.points) < 2:
             continue
         (_, before), (step, now) = signal.points[-2:]
         if now - before > config.violation_rise:
-            yield Finding(
-                subject=signal.run,
-                text=f"violations rose from {before:.1%} to {now:.1%} (step {step})",
-            )
+            text = f"{signal.run}: violations rose from {before:.1%} to {now:.1%} (step {step})"
+            rises.setdefault(signal.mission, []).append((now - before, text))
+    for mission, found in rises.items():
+        yield Finding(subject=mission, text=f"{max(found)[1]}{_others(len(found))}")
 
 
 def _counted(name: str, text: str) -> Callable[[Observation, AlertConfig], Iterator[Finding]]:
     def find(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
+        hits: dict[str, dict[str, int]] = {}
         for signal in seen.signals:
-            steps = [step for step, value in signal.points if value > 0]
-            if signal.name == name and steps:
-                times = f"{len(steps)} times, last" if len(steps) > 1 else "once,"
-                yield Finding(subject=signal.run, text=f"{text} {times} at step {steps[-1]}")
+            times = sum(value > 0 for _, value in signal.points)
+            if signal.name == name and times:
+                hits.setdefault(signal.mission, {})[signal.run] = times
+        for mission, runs in hits.items():
+            most = max(runs, key=lambda run: runs[run])
+            yield Finding(
+                subject=mission,
+                text=f"{most} {text} {_times(runs[most])}{_others(len(runs))}",
+            )
 
     return find
+
+
+def _others(runs: int) -> str:
+    """What is left unsaid of a mission with several runs of a kind."""
+    if runs == 1:
+        return ""
+    return ", and one more run likewise" if runs == 2 else f", and {runs - 1} more runs likewise"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _alarm(seen: Observation, config: AlertConfig) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ def _of_mission(name: str, seen: Observation, mission: str) -> list[tuple[tuple[
     return [
         signal.points
         for signal in seen.signals
-        if signal.name == name and signal.run.startswith(f"{mission}-")
+        if signal.name == name and signal.mission == mission
     ]
 
 

@@ -26,8 +26,8 @@ CALM = Observation(
     disk_free_mib=50_000.0,
     missions=(MISSION,),
     signals=(
-        Signal(run="B-a-s0", name=VIOLATION, points=((0, 0.4), (1, 0.1))),
-        Signal(run="B-a-s0", name=ROLLBACK, points=((50, 0.0), (100, 0.0))),
+        Signal(run="B-a-s0", mission="B", name=VIOLATION, points=((0, 0.4), (1, 0.1))),
+        Signal(run="B-a-s0", mission="B", name=ROLLBACK, points=((50, 0.0), (100, 0.0))),
     ),
 )
 
@@ -38,7 +38,7 @@ def _failed(cause: str) -> Observation:
 
 
 def _signal(name: str, *points: tuple[int, float]) -> Observation:
-    return replace(CALM, signals=(Signal(run="B-a-s0", name=name, points=points),))
+    return replace(CALM, signals=(Signal(run="B-a-s0", mission="B", name=name, points=points),))
 
 
 CASES: dict[str, Observation] = {

@@ -79,7 +79,7 @@ def test_file_terminal_and_webhook(receiver: Receiver, tmp_path: Path) -> None:
         ("NonFinite", "resolved"),
     ]
     assert said[0].startswith("critical: A loss, gradient or score is NaN or infinite: B-a-s1")
-    assert said[1].startswith("resolved: ")
+    assert said[1].endswith(": B-a-s1: over")
     firing, resolved = receiver.bodies
     assert (firing["status"], resolved["status"]) == ("firing", "resolved")
     assert firing["alerts"][0]["labels"]["alertname"] == "NonFinite"
@@ -103,6 +103,19 @@ def test_a_receiver_that_fails_is_told_of_without_its_address(receiver: Receiver
     channels.close()
     assert receiver.bodies == []
     assert complaints == ["the webhook took no alert after 3 tries (HTTPError)"]
+
+
+def test_the_terminal_is_spared_mere_information() -> None:
+    said: list[str] = []
+    channels = Channels("r1", say=said.append)
+    tracker = Tracker(AlertConfig())
+    channels.send(tracker.look(CASES["Drift"]))
+    assert said == []
+    channels.send(tracker.look(CASES["Rollback"]))
+    assert said == [
+        "warning: A living model was rolled back outside its planned disturbance: B: "
+        "B-a-s0 rolled back once"
+    ]
 
 
 def test_environment(tmp_path: Path) -> None:

@@ -70,3 +70,13 @@ def test_the_gravest_first() -> None:
     tracker = Tracker(CONFIG)
     tracker.look(replace(CASES["Preempted"], disk_free_mib=1.0))
     assert [alert.severity for alert in tracker.firing] == ["critical", "info"]
+
+
+def test_runs_of_one_mission_are_one_alert() -> None:
+    (signal,) = CASES["Rollback"].signals
+    second = replace(signal, run="B-a-s1", points=((50, 1.0), (100, 1.0)))
+    seen = replace(CASES["Rollback"], signals=(signal, second))
+    rule = next(rule for rule in RULES if rule.id == "Rollback")
+    (finding,) = rule.find(seen, CONFIG)
+    assert finding.subject == "B"
+    assert finding.text == "B-a-s1 rolled back 2 times, and one more run likewise"
