@@ -50,7 +50,8 @@ class MissionSeen:
     @property
     def at_work(self) -> bool:
         """Whether something should be happening."""
-        return self.phase not in {"waiting", *ENDED_PHASES}
+        # A group that waits for its slot has a limit and an error of its own.
+        return self.phase not in {"waiting", "starting", *ENDED_PHASES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
     """
     meta = reader.meta()
     missions = reader.missions()
-    moved = reader.last_moves()
+    moved, tried = reader.last_moves(), reader.last_trials()
     preempted = reader.preemptions()
     counts = reader.counts()
     runs = reader.runs()
@@ -107,7 +108,12 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
             MissionSeen(
                 mission=row.mission,
                 phase=row.phase,
-                moved_at=max(moved.get(row.mission, 0.0), row.started_at or 0.0, began),
+                moved_at=max(
+                    moved.get(row.mission, 0.0),
+                    tried.get(row.mission, 0.0),
+                    row.started_at or 0.0,
+                    began,
+                ),
                 counts={state.value: n for state, n in counts.get(row.mission, {}).items()},
                 stale=tuple(
                     run.run

@@ -267,6 +267,12 @@ class LedgerReader:
         )
         return dict(rows.fetchall())
 
+    def last_trials(self) -> dict[str, float]:
+        """Mission -> when a trial of its sweep last ended; none in ledgers before version 3."""
+        if not self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone():
+            return {}
+        return dict(self._cx.execute("SELECT mission, max(at) FROM trials GROUP BY mission"))
+
     def preemptions(self) -> dict[str, int]:
         """Mission -> how often a run of it was PREEMPTED."""
         rows = self._cx.execute(

@@ -32,6 +32,13 @@ def test_a_mission_that_comes_up_is_not_silent_since_1970(tmp_path: Path) -> Non
         seen = observe(reader, alive=True, now=NOW + 30)
         assert seen.missions[0].moved_at == NOW
         assert not [f for rule in RULES for f in rule.find(seen, AlertConfig())]
+        # One that waits for its slot has a limit of its own.
+        late = observe(reader, alive=True, now=NOW + 700)
+    assert not [f for rule in RULES for f in rule.find(late, AlertConfig())]
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: NOW)
+    ledger.set_phase("F1", "running")
+    ledger.close()
+    with LedgerReader(tmp_path / "ledger.sqlite") as reader:
         late = observe(reader, alive=True, now=NOW + 700)
     assert [rule.id for rule in RULES if list(rule.find(late, AlertConfig()))] == ["NoProgress"]
 
