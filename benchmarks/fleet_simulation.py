@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from fleet.policies import Job, Node, Request, urgent_first
-from fleet.policies.simulation import Outcome, Rules, SimMission, Weather, simulate
+from fleet.policies.simulated import Outcome, Rules, SimMission, Weather
+from fleet.policies.simulation import simulate
 
 RESULT = Path(__file__).parent / "results" / "fleet_simulation.md"
 STORM = Weather(failure_every_s=3 * 86_400, preemption_every_s=6 * 3_600)

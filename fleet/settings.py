@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RUNS_DIR = Path("runs")
 REGISTRY_DIR = Path("registry")
 """Promoted models; beside `runs/`, for one registry serves many launches."""
+CHECKPOINT_EVERY_S = 5.0
+"""Seconds between checkpoints of a training."""
 MIN_FREE_MIB = 512
 """Disk that a launch wants to find free."""
 MIN_MEMORY_MIB = 4096
@@ -178,7 +180,7 @@ class LaunchSettings:
     it for ever."""
     max_wait_s: float = 1800.0
     """How long a worker group may wait for resources before its mission fails with a reason."""
-    checkpoint_every_s: float = 5.0
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
     """Seconds between checkpoints of a training; 0 keeps none."""
     alerts: AlertConfig | None = None
     """Thresholds of the alerts; None takes the defaults."""

@@ -14,6 +14,7 @@ from fleet.commands.options import (
     AsJson,
     RegistryDir,
     RunsDir,
+    names,
 )
 from fleet.storage import STORAGE_VARIABLE
 
@@ -78,8 +79,8 @@ def launch(
     from fleet.driver.launch import Order, carry_out
 
     order = Order(
-        missions=_names(missions),
-        arms=_names(arms),
+        missions=names(missions),
+        arms=names(arms),
         profile=profile,
         overrides=tuple(overrides or ()),
         run_id=run_id,
@@ -95,7 +96,3 @@ def launch(
         no_sweep=no_sweep,
     )
     return carry_out(order)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

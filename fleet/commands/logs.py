@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, RunArgument, RunsDir
+from fleet.commands.options import DEFAULT_RUNS_DIR, RunArgument, RunsDir, names
 
 
 def logs(
@@ -29,7 +29,7 @@ def logs(
     from fleet.monitor.log_view import show
     from fleet.settings import find_ordered
 
-    wanted = tuple(part.strip() for part in missions.split(",") if part.strip())
+    wanted = names(missions)
     paths = find_ordered(runs_dir, run)
     show(paths, wanted, lines=lines, follow=follow, write=sys.stdout.write)
     return 0

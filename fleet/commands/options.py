@@ -27,3 +27,8 @@ Reason = Annotated[
 ]
 DEFAULT_RUNS_DIR = RUNS_DIR
 DEFAULT_REGISTRY = REGISTRY_DIR
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`A, B,A` as ("A", "B")."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir
+from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir, names
 
 
 def plan_stats(
@@ -60,7 +60,7 @@ def plan_stats(
     from fleet.driver.launch import CATALOG
     from fleet.judging.plan_stats import plan_all
 
-    wanted = tuple(part.strip() for part in missions.split(",") if part.strip())
+    wanted = names(missions)
     specs = resolve_all(
         choose(wanted), profile=profile, overrides=tuple(overrides or ()), catalog=CATALOG
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunArgument, RunsDir
+from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunArgument, RunsDir, names
 from fleet.commands.resume import AllowChanges, Cpus, RequirePromotion
 
 
@@ -40,7 +40,7 @@ def retry(
             allow_changes=allow_changes,
             failed=failed or not cancelled,
             cancelled=cancelled,
-            missions=tuple(part.strip() for part in missions.split(",") if part.strip()),
+            missions=names(missions),
             cpus=cpus,
             as_json=as_json,
             require_promotion=require_promotion,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir
+from fleet.commands.options import DEFAULT_RUNS_DIR, AsJson, RunsDir, names
 
 
 def sweep(
@@ -47,9 +47,8 @@ def sweep(
     from fleet.driver.launch import Order
     from fleet.sweep.only import carry_out
 
-    names = tuple(dict.fromkeys(part.strip() for part in missions.split(",") if part.strip()))
     order = Order(
-        missions=names,
+        missions=names(missions),
         arms=(),
         profile=profile,
         overrides=tuple(overrides or ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fleet.driver.mission_job import end_jobs, start_job
@@ -20,6 +20,7 @@ from fleet.plan import CampaignPlan
 from fleet.policies import Job, Node
 from fleet.settings import LaunchSettings
 from fleet.states import RunState
+from fleet.workers.job import WorkerJob
 from fleet.workers.worker_ledger import LedgerClient
 
 POLL_S = 0.2
@@ -43,9 +44,6 @@ class Campaign:
 
     def start(self, mission: CampaignMission, job: Job) -> None:
         """Starts a worker group for a mission."""
-        from fleet.driver.mission_job import as_config
-        from fleet.workers.worker import WorkerJob
-
         self.jobs_started += 1
         # Fresh in every session: a name that Ray Train has seen would silently resume.
         session = self.settings.session[:8]
@@ -64,7 +62,7 @@ class Campaign:
             start_job(
                 mission.work.mission,
                 job,
-                as_config(order),
+                asdict(order),
                 name=name,
                 storage=self._train_storage(),
             )

@@ -8,7 +8,6 @@ the ledger instead, so a restarted group goes on by leasing what is missing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -148,13 +147,14 @@ def mission_loop(config: dict[str, Any]) -> None:
     from bem.distributed import Share
     from fleet.driver.cluster_nodes import node_name
     from fleet.monitor.mission_log import open_mission_log
+    from fleet.workers.job import WorkerJob
     from fleet.workers.preemption import NOTICE, drained
-    from fleet.workers.worker import Worker, parse_job
+    from fleet.workers.worker import Worker
     from fleet.workers.worker_ledger import connect
     from missions.spec import MissionSpec
 
     torch.set_num_threads(1)
-    job = parse_job(config)
+    job = WorkerJob(**config)
     open_mission_log(job.paths.logs, job.mission)
     ledger = connect(ray.get_runtime_context().namespace)
     rank = ray.train.get_context().get_world_rank()
@@ -170,8 +170,3 @@ def mission_loop(config: dict[str, Any]) -> None:
         drained=drained,
         share=None if strategy == "packed" else Share(strategy),
     ).run()
-
-
-def as_config(job: Any) -> dict[str, Any]:
-    """A `WorkerJob` as the plain dict that crosses processes."""
-    return dataclasses.asdict(job)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from fleet.errors import NotFoundError
 from fleet.ledger import chain, sweeps
@@ -28,22 +28,14 @@ from fleet.states import RunState
 from fleet.sweep.records import TrialRow
 
 
-class LedgerReader:
+class LedgerReader(AbstractContextManager["LedgerReader"]):
     """Read-only view of one ledger."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cx: sqlite3.Connection = open_reader(path)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

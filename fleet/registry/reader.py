@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from fleet.errors import NotFoundError, StorageError, UsageError
 from fleet.ledger import chain
@@ -18,7 +17,7 @@ from fleet.registry.schema import REGISTRY
 _COLUMNS = ", ".join(ModelRow.__slots__)
 
 
-class RegistryReader:
+class RegistryReader(AbstractContextManager["RegistryReader"]):
     """Read-only view of one registry.
 
     Raises:
@@ -34,15 +33,7 @@ class RegistryReader:
             )
         self._cx: sqlite3.Connection = open_reader(self.paths.database, REGISTRY)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

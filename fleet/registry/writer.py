@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal
 
 from fleet.errors import (
     AliasMovedError,
@@ -32,7 +32,7 @@ Target = Literal["auto", "champion", "canary", "none"]
 TARGETS: tuple[Target, ...] = ("auto", "champion", "canary", "none")
 
 
-class Registry:
+class Registry(AbstractContextManager["Registry"]):
     """Opens or creates a registry and holds its writer's lock until `close`."""
 
     def __init__(
@@ -58,15 +58,7 @@ class Registry:
             self._lock.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

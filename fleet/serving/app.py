@@ -19,7 +19,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
-from fleet.serving.answers import Answerer, Answering, Body
+from fleet.serving.answering import Answering
+from fleet.serving.answers import Answerer
+from fleet.serving.asking import Body
 from fleet.serving.documents import describe, responses
 from fleet.serving.errors import ApiError, BadRequestError, UnreadyError, error_body
 from fleet.serving.guard import App, Guard

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bem.engine import Event, TokenInfo
-from fleet.serving.answers import Answering
+from fleet.serving.answering import Answering
 
 DONE = b"data: [DONE]\n\n"
 

@@ -21,30 +21,27 @@ import time
 import traceback as tracebacks
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from bem.distributed import Share
 from fleet import provenance
-from fleet.driver.failures import cause_of_failure, is_disk_trouble, reason_of
 from fleet.errors import FleetError, KeyConflictError, StorageError
 from fleet.ledger.records import Lease
 from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
-from fleet.settings import RunPaths
 from fleet.storage import Storage
 from fleet.workers import preemption
 from fleet.workers.context import WorkerContext
+from fleet.workers.failures import cause_of_failure, is_disk_trouble, reason_of
 from fleet.workers.handover import plain_extras, result_of, results_back
+from fleet.workers.job import WorkerJob
 from fleet.workers.preemption import Notice
 from fleet.workers.shared_group import ledger_of
 from fleet.workers.split_lock import LedgerLock
 from fleet.workers.worker_ledger import WorkerLedger
-from missions.checkpoints import EVERY_S, PackCheckpoints
+from missions.checkpoints import PackCheckpoints
 from missions.protocol import Artifact, Mission, Pack, Run
 from missions.spec import MissionSpec
 
@@ -52,29 +49,6 @@ HEARTBEAT_S = 1.0
 PREEMPTED_EXIT = 75
 
 log = logging.getLogger("fleet.workers.worker")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerJob:
-    """What a worker is told when it starts; plain enough to cross processes."""
-
-    mission: str
-    job: str
-    """Name of the worker group; attempts of one job follow each other."""
-    root: str
-    """The launch's folder; every worker must see it."""
-    spec_json: str
-    catalog: str
-    """Module with `load_mission(id)`."""
-    submitted_at: float
-    checkpoint_every_s: float = EVERY_S
-    """Seconds between checkpoints of a training; 0 keeps none."""
-    storage: str = ""
-    """URI to which artifacts are copied; with it, nodes need not share the launch's folder."""
-
-    @property
-    def paths(self) -> RunPaths:
-        return RunPaths(root=Path(self.root))
 
 
 class Worker:
@@ -434,8 +408,3 @@ def _raise_disk_trouble(error: Exception) -> None:
     """A full disk is no failure of the run's: it ends the launch, and a resume goes on."""
     if is_disk_trouble(error):
         raise StorageError(f"{type(error).__name__}: {error}") from error
-
-
-def parse_job(config: Mapping[str, Any]) -> WorkerJob:
-    """The job from a train loop's plain configuration."""
-    return WorkerJob(**config)

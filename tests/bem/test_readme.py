@@ -127,11 +127,16 @@ def test_the_blocks_of_the_model(folder: dict[str, str], tmp_path: Path) -> None
 
 
 def test_what_a_forward_is_told(host: AdapterHost) -> None:
+    names = everything(host)
+    told: list[RoutingContext | None] = []
+    host.model.register_forward_pre_hook(lambda module, args: told.append(host._context))
     run(
         "host.hidden_states",
-        everything(host),
+        names,
         **{"generate(...)": "generate(input_ids, max_new_tokens=2)"},
     )
+    assert told, "no forward ran"
+    assert all(context is names["context"] for context in told)
 
 
 @pytest.mark.filterwarnings("ignore:No stacked form")
@@ -161,9 +166,12 @@ def test_baselines(host: AdapterHost, llama_folder: Path) -> None:
     import bem.adapters.lorahub
     import bem.nf4  # noqa: F401  (the block names both by their full names)
 
-    run("bem.nf4.quantise_base", names | {"loss": loss, "folder": llama_folder},
+    made = run("bem.nf4.quantise_base", names | {"loss": loss, "folder": llama_folder},
         **{"budget=40": "budget=2", "quantise_base(load_base(folder))":
            "quantise_base(load_base(folder), backend='torch')"})  # fmt: skip
+    assert made["hub"] is host["hub"]
+    linear = made["base"].model.get_submodule("model.layers.0.mlp.down_proj")
+    assert type(linear) is not torch.nn.Linear, "the base was not quantised"
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -178,6 +186,9 @@ def test_through_peft(llama_folder: Path) -> None:
         names,
         **{"generate(...)": "generate(input_ids=ids, max_new_tokens=2)"},
     )
+    trained = [name for name, p in names["model"].named_parameters() if p.requires_grad]
+    assert trained
+    assert all("bem" in name.lower() or "default" in name for name in trained)
 
 
 def test_no_block_was_left_out() -> None:

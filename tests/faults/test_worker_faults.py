@@ -115,7 +115,9 @@ def test_sigterm_writes_a_checkpoint_and_is_not_counted(
     fleet.worker().run()
     assert digests(fleet) == calm
     assert {pack.tries for pack in fleet.reader.packs()} == {1}, "the retry budget is untouched"
-    assert "training stage train goes on at step 26" in texts(fleet, "info")
+    # Struck in step 25; the signal is handled by the main thread, at most some steps later.
+    went_on = [text for text in texts(fleet, "info") if "goes on at step" in text]
+    assert 26 <= int(went_on[0].split()[-1]) < 40
 
 
 def test_a_drained_node_is_left_in_time(bench: Callable[..., Bench], calm: dict[str, str]) -> None:

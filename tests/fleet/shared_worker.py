@@ -20,7 +20,8 @@ from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.provenance import code_version
 from fleet.settings import RunPaths
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 from missions.registry import resolve
 
 

@@ -22,7 +22,8 @@ from fleet.monitor.table import plain_line
 from fleet.plan import plan_campaign
 from fleet.policies import Cause, Standing, complete_seeds, early_end, next_view
 from fleet.states import RunState
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 from missions.spec import MissionSpec, parse_spec
 
 SEEDS = (0, 1, 2, 3)

@@ -18,7 +18,8 @@ from fleet.ledger.writer import Ledger
 from fleet.monitor.power_table import dry_run_line, print_plans
 from fleet.plan import plan_campaign
 from fleet.settings import RunPaths
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 from missions.spec import parse_spec
 from stats.errors import ScoreError
 

@@ -13,7 +13,8 @@ from fleet.plan import plan_campaign
 from fleet.reporting.report import write
 from fleet.reporting.report_facts import calibration_fact, clusters_fact
 from fleet.settings import RunPaths
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 from stats.calibration.badge import standing
 from stats.report import Fact
 from stats.verdict import MissionVerdict

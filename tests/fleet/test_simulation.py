@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.policies import Job, Node, Request, urgent_first
-from fleet.policies.simulation import Rules, SimMission, Weather, lower_bound, simulate
+from fleet.policies.simulated import Rules, SimMission, Weather, lower_bound
+from fleet.policies.simulation import simulate
 
 NODES = [
     Node(

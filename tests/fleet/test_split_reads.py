@@ -25,7 +25,8 @@ from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.settings import RunPaths
 from fleet.states import RunState
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 
 
 def run_fleet(root: Path, spec: Any, *, told: Any = None) -> RunPaths:

@@ -21,8 +21,9 @@ from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.states import RunState
+from fleet.workers.job import WorkerJob
 from fleet.workers.preemption import NOTICE, watch_sigterm
-from fleet.workers.worker import Worker, WorkerJob
+from fleet.workers.worker import Worker
 
 
 class Bench:
