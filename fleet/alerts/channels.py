@@ -13,7 +13,6 @@ import os
 import queue
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -71,9 +70,12 @@ class Channels:
         if not alerts:
             return
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as stream:
-                for alert in alerts:
-                    stream.write(json.dumps({"run_id": self._run_id, **alert.to_dict()}) + "\n")
+            rows = [json.dumps({"run_id": self._run_id, **alert.to_dict()}) for alert in alerts]
+            try:
+                with self._file.open("a", encoding="utf-8") as stream:
+                    stream.write("".join(f"{row}\n" for row in rows))
+            except OSError as error:
+                self._complain(f"{self._file.name} could not be written: {error}")
         if self._say is not None:
             for alert in alerts:
                 if alert.severity != "info":
@@ -83,11 +85,15 @@ class Channels:
 
     def close(self, wait_s: float = 10.0) -> None:
         """Delivers what waits, for at most `wait_s` seconds."""
-        if self._thread is not None:
-            self._queue.put(None)
+        if self._thread is None:
+            return
+        try:
+            self._queue.put(None, timeout=wait_s)
             self._thread.join(timeout=wait_s)
-            if self._thread.is_alive():
-                self._complain("alerts are still on their way to the webhook; given up")
+        except queue.Full:
+            pass  # the thread is alive and behind: said below
+        if self._thread.is_alive():
+            self._complain("alerts are still on their way to the webhook; given up")
 
     def _enqueue(self, alerts: Sequence[Alert]) -> None:
         if self._thread is None:
@@ -105,7 +111,7 @@ class Channels:
                 try:
                     self._post(body)
                     break
-                except (urllib.error.URLError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, it ends no launch
                     # The reason may quote the address: say only of what kind it was.
                     if attempt == TRIES - 1:
                         kind = type(error).__name__
@@ -186,7 +192,7 @@ def channels_from_environment(
         ConfigError: the webhook's file cannot be read, or the address is not http(s). The address
             itself is not shown.
     """
-    url = environment.get(WEBHOOK, "")
+    url = environment.get(WEBHOOK, "").strip()
     source = WEBHOOK
     if not url and environment.get(WEBHOOK_FILE):
         source = WEBHOOK_FILE

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from fleet.driver.driver_lock import driver_of
 from fleet.ledger.reader import LedgerReader
-from fleet.monitor.snapshot import ENDED_PHASES
+from fleet.monitor.snapshot import ENDED_PHASES, how_it_ended, was_stopped
+from fleet.settings import RunPaths
 from fleet.states import RunState
 
 VIOLATION = "signal/violation"
@@ -90,6 +92,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
         now: seconds since the epoch.
     """
     meta = reader.meta()
+    driver = driver_of(RunPaths(root=reader.path.parent))
     missions = reader.missions()
     moved, tried = reader.last_moves(), reader.last_trials()
     preempted = reader.preemptions()
@@ -102,7 +105,8 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
         run_id=str(meta.get("run_id", "")),
         now=now,
         alive=alive,
-        over=meta.get("wall_s") is not None or any(m.phase == "cancelled" for m in missions),
+        over=meta.get("wall_s") is not None
+        or was_stopped(how_it_ended(reader, driver, alive=alive)),
         disk_free_mib=psutil.disk_usage(str(reader.path.parent)).free / 2**20,
         missions=tuple(
             MissionSeen(

@@ -1,7 +1,7 @@
 """The table of alerts. Pure: an observation and thresholds in, findings out.
 
 Each rule also carries its form for Prometheus, over the metrics of `fleet.metrics.catalog`; the
-two are tested against the same cases. `for_s` is how long a rule must hold before it fires.
+two are tested against the same cases. A rule that needs patience has it in what it asks for.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Rule:
     title: str
     advice: str
     """What to do, in a sentence."""
-    for_s: float
     find: Callable[[Observation, AlertConfig], Iterator[Finding]]
     promql: Callable[[AlertConfig], str]
 
@@ -149,7 +148,6 @@ RULES: tuple[Rule, ...] = (
         severity="critical",
         title="The driver of a launch is gone",
         advice="`python fleet.py resume RUN` goes on from what is finished.",
-        for_s=0,
         find=_driver_gone,
         # Ray keeps the last value of a dead process for a while: its clock stands still.
         promql=lambda c: (
@@ -162,7 +160,6 @@ RULES: tuple[Rule, ...] = (
         severity="warning",
         title="A worker is silent",
         advice="Look at its node; it is replaced by itself when it stays silent.",
-        for_s=0,
         find=_stalled,
         promql=lambda c: 'max by (run_id, mission) (ray_fleet_runs{state="STALE"}) > 0',
     ),
@@ -170,8 +167,7 @@ RULES: tuple[Rule, ...] = (
         id="NoProgress",
         severity="warning",
         title="A mission does not get on",
-        advice="`python fleet.py logs RUN --mission M` shows what it does.",
-        for_s=0,
+        advice="`python fleet.py logs RUN --missions M` shows what it does.",
         find=_no_progress,
         promql=lambda c: (
             "max by (run_id, mission) (ray_fleet_mission_silent_seconds) > "
@@ -184,7 +180,6 @@ RULES: tuple[Rule, ...] = (
         severity="critical",
         title="A run failed",
         advice="`python fleet.py status RUN` has its traceback; `retry --failed` runs it again.",
-        for_s=0,
         find=_failed,
         promql=_above("failed_runs"),
     ),
@@ -193,7 +188,6 @@ RULES: tuple[Rule, ...] = (
         severity="critical",
         title="A loss, gradient or score is NaN or infinite",
         advice="Lower its learning rate or look at its data: it would fail the same way again.",
-        for_s=0,
         find=_non_finite,
         promql=_above("non_finite_runs"),
     ),
@@ -202,7 +196,6 @@ RULES: tuple[Rule, ...] = (
         severity="info",
         title="A mission loses its machines often",
         advice="Its runs go on from their checkpoints; on-demand workers would be quieter.",
-        for_s=0,
         find=_preempted,
         promql=lambda c: (
             f"max by (run_id, mission) (ray_fleet_preemptions_total) >= {c.preemptions}"
@@ -213,7 +206,6 @@ RULES: tuple[Rule, ...] = (
         severity="critical",
         title="The disk below the runs folder fills up",
         advice="Free space or remove old runs; a launch that meets a full disk ends with code 5.",
-        for_s=0,
         find=_disk_low,
         promql=lambda c: f"min by (run_id) (ray_fleet_disk_free_mebibytes) < {c.disk_low_mib:g}",
     ),
@@ -222,7 +214,6 @@ RULES: tuple[Rule, ...] = (
         severity="warning",
         title="Violations of the policy rise",
         advice="Do not promote it; compare the knob curve in the mission's report.",
-        for_s=0,
         find=_violation_spike,
         promql=lambda c: (
             f"max by (run_id, mission) (ray_fleet_violation_rise_ratio) > {c.violation_rise:g}"
@@ -233,7 +224,6 @@ RULES: tuple[Rule, ...] = (
         severity="warning",
         title="A living model was rolled back outside its planned disturbance",
         advice="Look at the canary curve of the run: feedback may be wrong or poisoned.",
-        for_s=0,
         find=_counted(ROLLBACK, "rolled back"),
         promql=lambda c: "max by (run_id, mission) (ray_fleet_rollbacks_total) > 0",
     ),
@@ -242,7 +232,6 @@ RULES: tuple[Rule, ...] = (
         severity="info",
         title="The errors of a living model changed level",
         advice="Expected after an injected change; elsewhere the traffic has changed.",
-        for_s=0,
         find=_counted(DRIFT, "error level changed"),
         promql=lambda c: "max by (run_id, mission) (ray_fleet_drifts_total) > 0",
     ),
@@ -251,7 +240,6 @@ RULES: tuple[Rule, ...] = (
         severity="critical",
         title="Stored data contradicts itself",
         advice="A checkpoint was set aside or one key came with two values: see the event.",
-        for_s=0,
         find=_alarm,
         promql=lambda c: "max by (run_id) (ray_fleet_alarms_total) > 0",
     ),

@@ -1,4 +1,4 @@
-"""Which alerts are pending, which fire, which are over. Pure: findings and a clock in."""
+"""Which alerts fire and which are over. Pure: findings and a clock in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fleet.alerts.config import AlertConfig
 from fleet.alerts.observe import Observation
 from fleet.alerts.rules import RULES, Rule, Severity
 
-Standing = Literal["pending", "firing", "resolved"]
+Standing = Literal["firing", "resolved"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class Tracker:
     def firing(self) -> tuple[Alert, ...]:
         """What fires now, the gravest first."""
         order = {"critical": 0, "warning": 1, "info": 2}
-        found = [alert for alert in self._open.values() if alert.standing == "firing"]
+        found = self._open.values()
         return tuple(sorted(found, key=lambda alert: (order[alert.severity], alert.since)))
 
     def look(self, seen: Observation) -> tuple[Alert, ...]:
@@ -67,28 +67,21 @@ class Tracker:
             for finding in rule.find(seen, self._config):
                 key = (rule.id, finding.subject)
                 holds.add(key)
-                before = self._open.get(key)
-                alert = (
-                    Alert(
-                        rule=rule.id,
-                        subject=finding.subject,
-                        severity=rule.severity,
-                        title=rule.title,
-                        text=finding.text,
-                        advice=rule.advice,
-                        standing="pending",
-                        since=seen.now,
-                        changed_at=seen.now,
-                    )
-                    if before is None
-                    else replace(before, text=finding.text)
+                if key in self._open:
+                    self._open[key] = replace(self._open[key], text=finding.text)
+                    continue
+                self._open[key] = Alert(
+                    rule=rule.id,
+                    subject=finding.subject,
+                    severity=rule.severity,
+                    title=rule.title,
+                    text=finding.text,
+                    advice=rule.advice,
+                    standing="firing",
+                    since=seen.now,
+                    changed_at=seen.now,
                 )
-                if alert.standing == "pending" and seen.now - alert.since >= rule.for_s:
-                    alert = replace(alert, standing="firing", changed_at=seen.now)
-                    changed.append(alert)
-                self._open[key] = alert
+                changed.append(self._open[key])
         for key in [key for key in self._open if key not in holds]:
-            alert = self._open.pop(key)
-            if alert.standing == "firing":
-                changed.append(replace(alert, standing="resolved", changed_at=seen.now))
+            changed.append(replace(self._open.pop(key), standing="resolved", changed_at=seen.now))
         return tuple(changed)

@@ -19,7 +19,6 @@ def rules_file(config: AlertConfig) -> str:
                     {
                         "alert": rule.id,
                         "expr": rule.promql(config),
-                        "for": f"{rule.for_s:g}s",
                         "labels": {"severity": rule.severity},
                         "annotations": {"summary": rule.title, "advice": rule.advice},
                     }

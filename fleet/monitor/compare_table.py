@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.monitor import wording
-from fleet.monitor.table import VERDICT_STYLE, clock
+from fleet.monitor.table import VERDICT_STYLE
+from fleet.monitor.wording import clock
 from fleet.reporting.compare import Comparison, GateChange
 
 

@@ -5,15 +5,15 @@ One file a mission and one of the driver, in `logs/`. A line of JSON is shown as
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.driver.driver_lock import driver_of
 from fleet.errors import NotFoundError
+from fleet.monitor.mission_log import parse
 from fleet.monitor.mission_log import show as in_words
 from fleet.settings import RunPaths
 
@@ -86,12 +86,5 @@ def _files(paths: RunPaths, wanted: Sequence[str]) -> list[Path]:
 
 
 def _shown(path: Path, line: str, several: bool) -> str:
-    text = line
-    if path.suffix == ".jsonl":
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, Mapping):
-            text = in_words(dict(record))
+    text = in_words(parse(line)) if path.suffix == ".jsonl" else line
     return f"{path.stem}: {text}\n" if several else f"{text}\n"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,17 +61,6 @@ def open_mission_log(logs: Path, mission: str, *, max_bytes: int = MAX_BYTES) ->
     return handler
 
 
-def read_mission_log(logs: Path, mission: str) -> Iterator[dict[str, Any]]:
-    """The records of a mission's log, oldest first; a line that is not JSON comes as its text."""
-    path = mission_log(logs, mission)
-    for part in (path.with_name(f"{path.name}.1"), path):
-        if not part.is_file():
-            continue
-        with part.open(encoding="utf-8", errors="replace") as stream:
-            for text in stream:
-                yield _record(text.rstrip("\n"))
-
-
 def show(record: dict[str, Any]) -> str:
     """A record as a person reads it."""
     parts = [str(record.get(key, "")) for key in ("at", "level", "source", "text")]
@@ -82,7 +70,8 @@ def show(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _record(text: str) -> dict[str, Any]:
+def parse(text: str) -> dict[str, Any]:
+    """A line of a log as a record; a line that is no record of ours as its text."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:

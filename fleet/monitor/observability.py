@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fleet.alerts import AlertConfig, Observation, Watchman, channels_from_environment
+from fleet.errors import FleetError
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import LaunchSettings
 from fleet.workers.worker_ledger import LedgerClient
@@ -33,14 +34,25 @@ class Observability:
         self._watchman = Watchman(ledger, channels, settings.alerts or AlertConfig())
         self._exporter = _exporter(ledger)
         self._seen: Observation | None = None
+        self._ledger = ledger
+        self._trouble = ""
+        """Of the newest look that failed: told once, not at every look."""
 
     def look(self, reader: LedgerReader, *, now: bool = False) -> None:
         """Looks if it is time to, or in any case."""
-        seen = self._watchman.look(reader, now=now)
-        if seen is not None:
-            self._seen = seen
-            if self._exporter is not None:
-                self._exporter.export(seen)
+        try:
+            seen = self._watchman.look(reader, now=now)
+            if seen is not None:
+                self._seen = seen
+                if self._exporter is not None:
+                    self._exporter.export(seen)
+        except FleetError:
+            raise  # the ledger itself: that is the launch's to handle
+        except Exception as error:  # noqa: BLE001 - recorded; the launch goes on
+            text = f"{type(error).__name__}: {error}"
+            if text != self._trouble:
+                self._trouble = text
+                self._ledger.event("warning", "alerts", f"a look at the launch failed: {text}")
 
     def close(self) -> None:
         """Delivers what is on its way; on a cluster the last metrics say that this one is over."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.monitor.power_table import dry_run_line
-from fleet.monitor.table import clock
+from fleet.monitor.wording import clock
 from fleet.plan import CampaignPlan
 from fleet.policies import Node, place, preflight
 from fleet.sweep.plan_lines import sweep_lines, sweep_plan

@@ -132,14 +132,8 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
     seen = reader.seen()
     driver = driver_of(RunPaths(root=reader.path.parent))
     alive = driver.alive if driver is not None else has_writer(reader.path)
-    session = next(iter(reader.sessions()[-1:]), None)
-    if session is None:  # a run of an older version
-        ended_by = "stopped" if any(row.phase == "cancelled" for row in rows) else None
-    elif alive and driver is not None and driver.session != session.session:
-        ended_by = None  # a new driver is coming up
-    else:
-        ended_by = session.how
-    interrupted = ended_by is not None and ended_by.startswith("stopped")
+    ended_by = how_it_ended(reader, driver, alive=alive)
+    interrupted = was_stopped(ended_by)
     until = now
     if ends and (interrupted or wall_s is not None):
         until = max(ends)
@@ -158,6 +152,22 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
         ended_by=ended_by,
         at=now,
     )
+
+
+def how_it_ended(reader: LedgerReader, driver: Driver | None, *, alive: bool) -> str | None:
+    """The end of the newest driver in its own words; None where it works, or was killed."""
+    session = next(iter(reader.sessions()[-1:]), None)
+    if session is None:  # a run of an older version
+        cancelled = any(row.phase == "cancelled" for row in reader.missions())
+        return "stopped" if cancelled else None
+    if alive and driver is not None and driver.session != session.session:
+        return None  # a new driver is coming up
+    return session.how
+
+
+def was_stopped(ended_by: str | None) -> bool:
+    """Whether a launch ended because somebody asked it to."""
+    return ended_by is not None and ended_by.startswith("stopped")
 
 
 def stop_text(body: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet.monitor.snapshot import MissionView, Snapshot
+from fleet.monitor.wording import clock
 from fleet.settings import RunPaths
 
 MARKS = {
@@ -132,15 +133,6 @@ def _state(mission: MissionView) -> Text:
     if mission.verdict:
         return Text(mission.verdict, style=VERDICT_STYLE.get(mission.verdict, ""))
     return Text(mission.phase, style=PHASE_STYLE.get(mission.phase, ""))
-
-
-def clock(seconds: float | None) -> str:
-    """`4:07`, `1:02:03`, or nothing."""
-    if seconds is None:
-        return ""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 def plain_line(before: Snapshot | None, now: Snapshot) -> list[str]:

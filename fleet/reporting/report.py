@@ -325,7 +325,7 @@ def _document(
     }
 
 
-WORK_STAGES = ("prepare", "train", "evaluate", "extras")
+WORK_STAGES = ("prepare", "sweep", "train", "evaluate", "extras")
 """Stages of a worker; `base` lies inside `prepare` or `train`."""
 
 

@@ -81,5 +81,6 @@ def cached(host: AdapterHost, batch: Batch) -> Tensor:
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
+    assert a.shape == b.shape
     scale = float(b.abs().max())
     assert float((a - b).abs().max()) <= tolerance * scale

@@ -155,3 +155,23 @@ def test_thresholds_file(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
     with pytest.raises(NotFoundError):
         load_alert_config(tmp_path / "absent.yaml")
+
+
+def test_an_address_that_cannot_be_called_is_told_of_and_not_shown() -> None:
+    complaints: list[str] = []
+    channels = Channels(
+        "r1",
+        webhook="http://localhost:1/very secret\x7f",
+        complain=complaints.append,
+        wait_s=0.0,
+    )
+    channels.send(alerts())
+    channels.close()
+    assert complaints == ["the webhook took no alert after 3 tries (InvalidURL)"]
+
+
+def test_a_file_that_cannot_be_written_is_told_of(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    Channels("r1", file=tmp_path, complain=complaints.append).send(alerts())
+    assert len(complaints) == 1
+    assert "could not be written" in complaints[0]

@@ -76,3 +76,18 @@ def test_failures_preemptions_signals_and_alarms(tmp_path: Path) -> None:
     (signal,) = seen.signals
     assert signal.points == ((1, 0.1), (2, 0.3))
     assert {"DriverGone", "NonFinite", "ViolationSpike", "Alarm"} <= firing
+
+
+def test_a_cancelled_mission_does_not_silence_a_dead_driver(tmp_path: Path) -> None:
+    ledger = _ledger(tmp_path)
+    ledger.set_phase("F1", "cancelled")
+    ledger.close()
+    with LedgerReader(tmp_path / "ledger.sqlite") as reader:
+        assert [alert.rule for alert in look_once(reader, AlertConfig(), alive=False)] == [
+            "DriverGone"
+        ]
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: NOW)
+    ledger.end_session("s", "stopped by SIGTERM")
+    ledger.close()
+    with LedgerReader(tmp_path / "ledger.sqlite") as reader:
+        assert look_once(reader, AlertConfig(), alive=False) == ()

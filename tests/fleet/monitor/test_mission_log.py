@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from fleet.monitor.mission_log import mission_log, read_mission_log, show
+from fleet.monitor.mission_log import mission_log, parse, show
 
 WRITER = """
 import logging, sys
 from pathlib import Path
+from typing import Any
 from fleet.monitor.mission_log import open_mission_log
 open_mission_log(Path(sys.argv[1]), "M", max_bytes=int(sys.argv[4]))
 for n in range(int(sys.argv[3])):
@@ -23,6 +25,13 @@ except ValueError:
 import warnings
 warnings.warn("careful")
 """
+
+
+def records_in(logs: Path) -> list[dict[str, Any]]:
+    """Of the rotated file and of the present one, oldest first."""
+    path = mission_log(logs, "M")
+    parts = [part for part in (path.with_name(f"{path.name}.1"), path) if part.is_file()]
+    return [parse(line) for part in parts for line in part.read_text().splitlines()]
 
 
 def _write(logs: Path, *, writers: int, lines: int, max_bytes: int) -> None:
@@ -39,7 +48,7 @@ def _write(logs: Path, *, writers: int, lines: int, max_bytes: int) -> None:
 
 def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     _write(tmp_path, writers=3, lines=200, max_bytes=1 << 20)
-    records = list(read_mission_log(tmp_path, "M"))
+    records = records_in(tmp_path)
     said = [record["text"] for record in records if record["level"] == "INFO"]
     assert sorted(said) == sorted(f"w{w} {n} {'x' * 100}" for w in range(3) for n in range(200))
     assert sum("careful" in record["text"] for record in records) == 3
@@ -54,14 +63,14 @@ def test_capped(tmp_path: Path) -> None:
     _write(tmp_path, writers=2, lines=400, max_bytes=20_000)
     files = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
     assert sum(path.stat().st_size for path in files) < 2 * 20_000 + 2_000
-    records = list(read_mission_log(tmp_path, "M"))
+    records = records_in(tmp_path)
     assert all("level" in record for record in records), "a torn line"
     assert any(record["text"].startswith(("w0 399 ", "w1 399 ")) for record in records)
 
 
 def test_a_foreign_line_is_shown_as_it_is(tmp_path: Path) -> None:
     mission_log(tmp_path, "M").write_text('not json\n"text"\n' + json.dumps({"text": "ours"}))
-    assert [show(record) for record in read_mission_log(tmp_path, "M")] == [
+    assert [show(record) for record in records_in(tmp_path)] == [
         "not json",
         '"text"',
         "ours",

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from fleet.driver.driver_lock import Driver
 from fleet.monitor.snapshot import ArmView, MissionView, Snapshot
-from fleet.monitor.table import clock, plain_line, render
+from fleet.monitor.table import plain_line, render
+from fleet.monitor.wording import NONE, clock
 
 
 def mission(name: str, **changes: object) -> MissionView:
@@ -129,7 +130,8 @@ def shown(view: Snapshot) -> str:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, ""), (0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (-3, "0:00")]
+    ("seconds", "text"),
+    [(None, NONE), (0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (-3, "0:00")],
 )
 def test_clock(seconds: float | None, text: str) -> None:
     assert clock(seconds) == text
