@@ -8,6 +8,8 @@ cluster, and both hand it the same `Context`.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,9 +179,12 @@ def _through_the_lock(evaluate: Callable[..., ScoreTable]) -> Callable[..., Scor
 class _GroupContext(Context):
     """The context of some arms of a pack: what these share is not what all of the pack share."""
 
-    def __init__(self, ctx: Context, group: int) -> None:
+    def __init__(self, ctx: Context, params: Mapping[str, Any]) -> None:
+        """`params`: what the group's arms share. It names the group's stages, for the place of a
+        group in its pack differs with the runs that are missing."""
         self._ctx = ctx
-        self._group = group
+        text = json.dumps(params, sort_keys=True)
+        self._group = hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +215,7 @@ class _GroupContext(Context):
         return self._ctx.share
 
     def checkpoints(self, stage: str, run: Run | None = None) -> StageCheckpoints | None:
-        name = f"group{self._group}_{stage}" if run is None else stage
+        name = f"g{self._group}_{stage}" if run is None else stage
         return self._ctx.checkpoints(name, run)
 
 
@@ -233,9 +238,9 @@ def _arms_as_they_are(train: Callable[..., Mapping[Run, Artifact]]) -> Callable[
             else:
                 groups.append((seen, [run]))
         found: dict[Run, Artifact] = {}
-        for number, (seen, runs) in enumerate(groups):
+        for seen, runs in groups:
             group = Pack(name=f"{pack.name}.{runs[0].arm}", runs=tuple(runs))
-            found |= train(self, seen, group, _GroupContext(ctx, number))
+            found |= train(self, seen, group, _GroupContext(ctx, seen.params))
         return found
 
     return grouped

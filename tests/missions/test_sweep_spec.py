@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from missions.checkpoints import PackCheckpoints
 from missions.errors import SpecError
+from missions.local import LocalContext
 from missions.protocol import Artifact, Context, Mission, Pack, Prepared, Run, Split
 from missions.registry import mission_files, resolve
 from missions.settings import with_rung, with_settings
@@ -70,6 +73,23 @@ SWEEP: dict[str, Any] = {
     "space": {"params.training.lr": {"kind": "loguniform", "low": 0.0005, "high": 0.02}},
     "arms": {"treated": {}, "plain": {}},
 }
+
+
+class SharesAStage(Recorder):
+    """Trains a stage that its runs share, and remembers what an earlier training left there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[float, float | None] = {}
+
+    def train(self, spec: MissionSpec, pack: Pack, ctx: Context) -> Mapping[Run, Artifact]:
+        rate = Params.model_validate(spec.params).training.lr
+        stage = ctx.checkpoints("together")
+        assert stage is not None
+        before = stage.newest()
+        self.found[rate] = None if before is None else before.state["rate"]
+        stage.save(1, {"rate": rate}, finished=True)
+        return {}
 
 
 def document(**sweep: Any) -> dict[str, Any]:
@@ -238,6 +258,33 @@ def test_runs_with_equal_settings_are_trained_together(tmp_path: Path) -> None:
     mission.trained.clear()
     mission.train(spec(), Pack(name="T-s0", runs=runs), None)  # type: ignore[arg-type]
     assert mission.trained == [("T-s0", ("treated", "plain", "extra"), {})]
+
+
+def test_a_stage_that_a_group_shares_is_found_by_that_group_alone(tmp_path: Path) -> None:
+    """After a failure the missing runs come alone, and another group is the first of the pack."""
+    changed = with_settings(spec(), "plain", {"params.training.lr": 0.01})
+    runs = {arm: Run(mission="T", arm=arm, seed=0) for arm in changed.arms}
+
+    def loaded(*arms: str) -> dict[float, float | None]:
+        """Learning rate of each group -> what its shared stage was trained with before."""
+        ctx = LocalContext(changed, tmp_path, torch.device("cpu"))
+        ctx.enter_pack(
+            PackCheckpoints(
+                tmp_path / "checkpoints",
+                pack="T-s0",
+                keys={run.name: f"key of {arm}" for arm, run in runs.items()},
+                binding={},
+                quarantine=tmp_path / "quarantine",
+                alarm=lambda name, text: None,
+            )
+        )
+        mission = SharesAStage()
+        mission.train(changed, Pack(name="T-s0", runs=tuple(runs[arm] for arm in arms)), ctx)
+        return mission.found
+
+    assert loaded("treated", "plain") == {0.002: None, 0.01: None}
+    assert loaded("plain") == {0.01: 0.01}
+    assert loaded("plain", "extra") == {0.01: 0.01, 0.002: 0.002}
 
 
 @pytest.mark.parametrize("mission_id", sorted(mission_files()))
