@@ -1,7 +1,8 @@
 """What differs between the configuration of a run and what the same words mean today. Pure.
 
-Says which differences a run can take up when its user allows them, and which it cannot: a run
-whose test scores were read keeps its arms' settings, a mission with a verdict keeps everything.
+Says which differences a run can take up when its user allows them, and which it cannot: a mission
+whose test scores were read keeps its arms' settings, its sweep and what its verdict depends on; a
+mission with a verdict keeps everything.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ DATA_FIELDS = frozenset({"base_model", "data_seed", "examples", "params"})
 """Fields of a mission file that decide its data and the scores of every arm."""
 FIXED_FIELDS = frozenset({"id", "pack"})
 """Fields that lay out a mission's runs."""
+SWEPT_FIELDS = DATA_FIELDS | {"arms", "sweep"}
+"""Fields that decide what a sweep finds, where a mission has one."""
+DECIDING_FIELDS = frozenset(
+    {"clusters", "futility", "gates", "looks", "parity", "sweep", "withhold_verdict"}
+)
+"""Fields that decide what the verdict makes of test scores: not to be chosen by the scores."""
 _MISSING = object()
 
 
@@ -39,6 +46,12 @@ class MissionChange:
     def data_differ(self) -> bool:
         """Whether all of it is made anew: data, training, scores."""
         return bool(self.fields & DATA_FIELDS)
+
+    @property
+    def reopens_sweep(self) -> bool:
+        """Whether what a sweep chose before says nothing of the mission as it is now."""
+        swept = self.before.sweep is not None or self.after.sweep is not None
+        return swept and bool(self.fields & SWEPT_FIELDS)
 
 
 def compare(
@@ -80,6 +93,15 @@ def obstacles(
     gone = sorted(set(old.seeds) - set(new.seeds))
     if gone:
         found.append(f"mission {name}: seeds {gone} are removed: they are part of the plan")
+    reads = sum(test_reads.values())
+    # A sweep gave all arms the same budget, so one arm's settings are no matter of its own.
+    fixed = DECIDING_FIELDS | (frozenset() if old.sweep is None else {"arms"})
+    if reads:
+        found += [
+            f"mission {name}: {field} differs, and test scores were read {reads} times: what "
+            "decides is fixed before; launch the changed mission as a run of its own"
+            for field in sorted(change.fields & fixed)
+        ]
     for arm, count in sorted(test_reads.items()):
         same = arm in new.arms and old.arm_digest(arm) == new.arm_digest(arm)
         if count and (change.data_differ or not same):

@@ -23,9 +23,10 @@ from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_or
 from fleet.errors import ConfigError, NotFoundError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
-from fleet.plan import CampaignPlan, plan_campaign
+from fleet.plan import CampaignPlan, MissionWork, plan_campaign, settled
 from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.states import RunState
+from fleet.sweep.settling import carried_over
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
@@ -160,6 +161,7 @@ def _go_on(
                 "change_mission",
                 plan.work(change.mission),
                 change.differences,
+                chosen=_still_chosen(paths, change, plan),
                 data_differ=change.data_differ,
                 code=code_version,
             )
@@ -336,11 +338,26 @@ def _judge_changes(
     say("allowed by --allow-changes; recorded in the chain of decisions")
 
 
+def _still_chosen(
+    paths: RunPaths, change: changes.MissionChange, plan: CampaignPlan
+) -> MissionWork | None:
+    """The changed mission's work with what its sweep chose, where that choice still holds."""
+    if change.before.sweep is None or change.reopens_sweep:
+        return None
+    with LedgerReader(paths.ledger) as reader:
+        chosen = carried_over(reader, change.after)
+    return None if chosen is None else settled(plan.work(change.mission), chosen)
+
+
 def _discard(paths: RunPaths, change: changes.MissionChange, plan: CampaignPlan) -> None:
     """What was made with settings that are no more: nobody may continue from it."""
     folder = paths.work(change.mission)
     if change.data_differ:  # no test score was read: nothing here has counted yet
         shutil.rmtree(folder, ignore_errors=True)
+        return
+    if change.reopens_sweep:  # likewise; the arms were trained with settings that it chose
+        for name in ("artifacts", "checkpoints", "sweep"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         return
     for run in plan.work(change.mission).runs:
         arms = change.before.arms

@@ -138,6 +138,7 @@ def change_mission(
     work: MissionWork,
     differences: Sequence[str],
     *,
+    chosen: MissionWork | None,
     data_differ: bool,
     code_version: str,
     now: float,
@@ -145,8 +146,11 @@ def change_mission(
     """A mission goes on with another specification; its arms are frozen again.
 
     Args:
+        chosen: the work with what its sweep chose before, where that choice still holds; None
+            where there is none, and a sweep is open again.
         data_differ: nothing of it was scored yet, and its data are made anew.
     """
+    confirmed = work if chosen is None else chosen
     before = inside.need("SELECT spec_hash FROM missions WHERE mission = ?", work.mission)[0]
     cx.execute(
         "UPDATE missions SET title = ?, spec_hash = ?, spec_json = ? WHERE mission = ?",
@@ -160,10 +164,10 @@ def change_mission(
     if data_differ:
         cx.execute("UPDATE missions SET data_digest = NULL WHERE mission = ?", (work.mission,))
     cx.execute("UPDATE runs SET key = NULL WHERE state != 'DONE' AND mission = ?", (work.mission,))
-    insert_packs(cx, work)
+    insert_packs(cx, confirmed)
     cx.executemany(
         "UPDATE runs SET arm_hash = ? WHERE run = ? AND state != 'DONE'",
-        [(run.arm_hash, run.name) for run in work.runs],
+        [(run.arm_hash, run.name) for run in confirmed.runs],
     )
     body = {
         "what": "configuration",
@@ -173,9 +177,12 @@ def change_mission(
         "differences": list(differences),
     }
     chain.append(cx, now, CHANGE, body)
-    sweeps.forget(cx, work.mission)
-    kind = "freeze" if work.spec.sweep is None else "mission_file"
-    chain.append(cx, now, kind, freeze_body(work, code_version))
+    if chosen is None:
+        sweeps.forget(cx, work.mission)
+    else:
+        sweeps.carry_over(cx, work.mission, json.dumps(chosen.spec.model_dump(mode="json")))
+    kind = "freeze" if chosen is not None or work.spec.sweep is None else "mission_file"
+    chain.append(cx, now, kind, freeze_body(confirmed, code_version))
 
 
 def insert_packs(cx: sqlite3.Connection, work: MissionWork) -> None:

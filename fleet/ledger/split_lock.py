@@ -18,6 +18,8 @@ from fleet.ledger.records import SplitTicket
 from missions.split_lock import refuse_unfrozen
 
 FREEZE = "freeze"
+MISSION_FILE = "mission_file"
+"""A mission whose arms are frozen later, when its sweep is settled."""
 TEST_READ = "test_read"
 
 
@@ -80,11 +82,14 @@ def _reads_of(cx: sqlite3.Connection, run: str) -> list[tuple[str, str]]:
 
 
 def _frozen(cx: sqlite3.Connection, mission: str) -> dict[str, str]:
-    """Arm -> hash, from the mission's newest freeze; that link must be as it was recorded."""
+    """Arm -> hash, from the mission's newest freeze; that link must be as it was recorded.
+
+    Nothing is frozen while a sweep is open, though an earlier one was settled: its file is newer.
+    """
     rows = cx.execute(
-        "SELECT seq, at, kind, body_json, previous, hash FROM decisions WHERE kind = ?"
+        "SELECT seq, at, kind, body_json, previous, hash FROM decisions WHERE kind IN (?, ?)"
         " ORDER BY seq DESC",
-        (FREEZE,),
+        (FREEZE, MISSION_FILE),
     )
     for seq, at, kind, body_json, previous, digest in rows:
         body = json.loads(body_json)
@@ -92,5 +97,5 @@ def _frozen(cx: sqlite3.Connection, mission: str) -> dict[str, str]:
             continue
         if chain.link_hash(seq, at, kind, body_json, previous) != digest:
             raise LedgerError(f"Decision {seq} ({kind}) was changed after it was recorded.")
-        return dict(body["arm_hashes"])
+        return dict(body["arm_hashes"]) if kind == FREEZE else {}
     return {}

@@ -128,8 +128,13 @@ def settle(
 
 
 def forget(cx: sqlite3.Connection, mission: str) -> None:
-    """The mission's file changed: its sweep is open again. Trials stay under their keys."""
+    """What was searched changed: the sweep is open again. Trials stay under their keys."""
     cx.execute("DELETE FROM sweeps WHERE mission = ?", (mission,))
+
+
+def carry_over(cx: sqlite3.Connection, mission: str, spec_json: str) -> None:
+    """The mission's file changed in what no sweep searches: what was chosen stays chosen."""
+    cx.execute("UPDATE sweeps SET spec_json = ? WHERE mission = ?", (spec_json, mission))
 
 
 def _value(row: TrialRow) -> str:

@@ -151,7 +151,13 @@ class Ledger:
             reopening.change_code(self._cx, before, after, self._clock())
 
     def change_mission(
-        self, work: MissionWork, differences: Sequence[str], *, data_differ: bool, code: str
+        self,
+        work: MissionWork,
+        differences: Sequence[str],
+        *,
+        chosen: MissionWork | None,
+        data_differ: bool,
+        code: str,
     ) -> None:
         """A mission goes on with another specification."""
         with self._turn():
@@ -160,6 +166,7 @@ class Ledger:
                 self._inside,
                 work,
                 differences,
+                chosen=chosen,
                 data_differ=data_differ,
                 code_version=code,
                 now=self._clock(),

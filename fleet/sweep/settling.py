@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.ledger.reader import LedgerReader
+from fleet.ledger.sweeps import SWEEP
 from fleet.sweep.records import SweepOutcome
 from missions.settings import with_settings
 from missions.spec import MissionSpec
@@ -27,8 +28,12 @@ class Settlement:
 
 def chosen_spec(spec: MissionSpec, outcome: SweepOutcome) -> MissionSpec:
     """The specification with the chosen settings, those of followers included."""
+    return with_choices(spec, {choice.arm: choice.settings for choice in outcome.choices})
+
+
+def with_choices(spec: MissionSpec, settings: Mapping[str, Mapping[str, Any]]) -> MissionSpec:
+    """The specification with these settings, by swept arm; followers take their leaders'."""
     assert spec.sweep is not None, "only a mission with a sweep has chosen settings"
-    settings = {choice.arm: choice.settings for choice in outcome.choices}
     chosen = spec
     for arm, own in settings.items():
         chosen = with_settings(chosen, arm, own)
@@ -89,3 +94,15 @@ def settled_spec(reader: LedgerReader, spec: MissionSpec) -> MissionSpec | None:
     """What the mission is confirmed with, where its sweep is settled."""
     text = reader.swept_spec_json(spec.id)
     return None if text is None else MissionSpec.model_validate_json(text)
+
+
+def carried_over(reader: LedgerReader, spec: MissionSpec) -> MissionSpec | None:
+    """A changed specification with what was chosen before the change; None: nothing was chosen.
+
+    Args:
+        spec: of the changed file, which differs in nothing that a sweep searches.
+    """
+    if reader.swept_spec_json(spec.id) is None:
+        return None
+    body = [body for _, body in reader.bodies(SWEEP) if body["mission"] == spec.id][-1]
+    return with_choices(spec, {arm: c["settings"] for arm, c in body["choices"].items()})

@@ -68,3 +68,48 @@ def test_what_a_run_can_take_up(
 
 def test_a_verdict_fixes_everything() -> None:
     assert "has its verdict" in obstacles(change(title="x"), test_reads={}, judged=True)[0]
+
+
+SWEEP: dict[str, Any] = {
+    "metric": "em",
+    "trials": 4,
+    "seeds": [100],
+    "space": {"params.training.lr": {"kind": "loguniform", "low": 0.0005, "high": 0.5}},
+    "arms": {"treated": {}, "plain": {}},
+    "untuned": {"extra": "it has nothing to tune"},
+}
+
+
+def swept_change(**changes: Any) -> Any:
+    before, after = spec(sweep=SWEEP), spec(**{"sweep": SWEEP, **changes})
+    (found,) = compare({"F1": before}, {"F1": after})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sweep", {**SWEEP, "trials": 8}),
+        ("sweep", None),
+        ("arms", with_arm("extra", rank=2)),
+        ("gates", [{**gate, "min_point": 0.01} for gate in document("F1")["gates"]]),
+        ("parity", {**document("F1")["parity"], "tolerance": 0.3}),
+        ("looks", {"at_seeds": [2, 3]}),
+        ("withhold_verdict", "it went badly"),
+    ],
+)
+def test_what_decides_is_fixed_once_any_test_score_was_read(field: str, value: Any) -> None:
+    found = swept_change(**{field: value})
+    assert obstacles(found, test_reads={"plain": 0}, judged=False) == ()
+    (against,) = obstacles(found, test_reads={"plain": 1}, judged=False)
+    assert against.startswith(f"mission F1: {field} differs")
+    assert "test scores were read" in against
+
+
+def test_a_sweep_is_open_again_only_where_what_it_searched_differs() -> None:
+    assert not swept_change(title="x").reopens_sweep
+    assert not swept_change(seeds=[0, 1, 2, 3]).reopens_sweep
+    assert swept_change(sweep={**SWEEP, "trials": 8}).reopens_sweep
+    assert swept_change(arms=with_arm("extra", rank=2)).reopens_sweep
+    assert swept_change(params={"effect": 0.3}).reopens_sweep
+    assert swept_change(data_seed=5).reopens_sweep

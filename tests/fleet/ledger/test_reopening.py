@@ -196,7 +196,11 @@ def test_another_specification_is_frozen_again(ledger: Ledger, reader: LedgerRea
     plan = plan_campaign([spec], run_id="r", profile="laptop", code_version="code")
     take(ledger)
     ledger.change_mission(
-        plan.work("F1"), ["params.effect: 0.2 -> 0.5"], data_differ=True, code="code"
+        plan.work("F1"),
+        ["params.effect: 0.2 -> 0.5"],
+        chosen=None,
+        data_differ=True,
+        code="code",
     )
     ledger.reopen("session-2")
     ledger.record_plan(plan, {})
