@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from bem.errors import BaseModelError, InvalidInputError
+from bem.errors import BaseModelError, InvalidInputError, first_line
 from bem.interfaces import Site
 
 PRESETS = ("attention", "mlp", "all-linear")
@@ -194,8 +194,7 @@ def load_base(
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"Base model '{ref}' cannot be loaded: {reason}") from error
+        raise BaseModelError(f"Base model '{ref}' cannot be loaded: {first_line(error)}") from error
     model.to(device).eval()
     return BaseModel(model, tokenizer, str(ref), folder)
 
@@ -226,8 +225,7 @@ def _resolve(ref: str | Path) -> Path:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
         return Path(snapshot_download(text, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
             f"Base model '{text}' is neither a local folder nor a hub model that could be "
-            f"fetched: {reason}"
+            f"fetched: {first_line(error)}"
         ) from error

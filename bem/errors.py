@@ -53,3 +53,9 @@ class TrainingStopped(BemError):
 
 class AgreementError(BemError, AssertionError):
     """Two ways to the same figure disagree."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

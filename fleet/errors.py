@@ -20,7 +20,10 @@ it survives pickling between processes.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, TypeVar
+
+Found = TypeVar("Found", bound=BaseException)
 
 
 class FleetError(Exception):
@@ -113,3 +116,41 @@ def _rebuild_interrupted(
     message: str, signal_number: int, log: str, go_on: str
 ) -> InterruptedBySignalError:
     return InterruptedBySignalError(message, signal_number=signal_number, log=log, go_on=go_on)
+
+
+def first_line(said: BaseException | str) -> str:
+    """The first line of what an error says; its type's name where it says nothing."""
+    return _lines(said)[0]
+
+
+def last_line(said: BaseException | str) -> str:
+    """The last line of what an error says: of a remote traceback, the error itself."""
+    return _lines(said)[-1]
+
+
+def cause_of(error: BaseException | None, kind: type[Found]) -> Found | None:
+    """The first error of this kind behind another (Ray and Train wrap what workers raise)."""
+    return next((found for found in _behind(error) if isinstance(found, kind)), None)
+
+
+def _lines(said: BaseException | str) -> list[str]:
+    silent = "no message" if isinstance(said, str) else type(said).__name__
+    return str(said).strip().splitlines() or [silent]
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and everything that it stands for, each once."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [current.__cause__, current.__context__]
+        # By these names Ray's errors and Train's hold what they wrap.
+        waiting += [getattr(current, name, None) for name in ("cause", "health_check_failure")]
+        failures = getattr(current, "worker_failures", None)
+        if isinstance(failures, dict):
+            waiting += list(failures.values())

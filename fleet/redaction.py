@@ -9,11 +9,13 @@ environment once.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _NAMES = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_KEY|PRIVATE_KEY|WEBHOOK|CREDENTIAL)",
@@ -60,6 +62,36 @@ class Redactor:
         """Name of the first secret whose value stands in the text, or None."""
         hit = self._pattern.search(text) if self._pattern is not None else None
         return None if hit is None else self._names[hit.group()]
+
+
+class RedactedStream(io.TextIOBase):
+    """A text stream without the secrets: what is written passes on line by line.
+
+    A line is held until it is whole, because a secret may come in two pieces; `flush` passes on
+    what is held. The stream beneath is left open, and its file descriptor is not lent: who wrote
+    to that would pass by.
+    """
+
+    def __init__(self, beneath: IO[str], redactor: Redactor) -> None:
+        self._beneath = beneath
+        self._redactor = redactor
+        self._held = ""
+        self._guard = threading.Lock()  # Ray's and Tune's threads print too
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        with self._guard:
+            whole, newline, self._held = (self._held + text).rpartition("\n")
+            self._beneath.write(self._redactor.text(whole + newline))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guard:
+            held, self._held = self._held, ""
+            self._beneath.write(self._redactor.text(held))
+            self._beneath.flush()
 
 
 def secrets_of(environment: Mapping[str, str], home: Path) -> dict[str, str]:

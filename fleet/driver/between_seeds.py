@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fleet.errors import first_line
 from fleet.ledger.reader import LedgerReader
 from fleet.policies import Standing, complete_seeds, early_end, next_view
 from fleet.states import RunState
@@ -62,8 +63,7 @@ class SeedWatch:
                 found = ray.get(view_ref)
             except ray.exceptions.RayTaskError as error:
                 # The verdict reads the same scores and will say what is wrong with them.
-                lines = str(error.cause).splitlines() or [type(error.cause).__name__]
-                text = f"no INTERIM view of {self._looked} seeds: {lines[0]}"
+                text = f"no INTERIM view of {self._looked} seeds: {first_line(error.cause)}"
                 self._ledger.event("warning", self._spec.id, text)
                 return
             self._note(reader, found["view"], float(found["cpu_s"]))

@@ -42,8 +42,8 @@ class Campaign:
     """As they stood a few seconds ago."""
     jobs_started: int = 0
 
-    def start(self, mission: CampaignMission, job: Job) -> None:
-        """Starts a worker group for a mission."""
+    def start(self, mission: CampaignMission, job: Job, *, helps: bool = False) -> None:
+        """Starts a worker group for a mission, or one that helps its groups."""
         self.jobs_started += 1
         # Fresh in every session: a name that Ray Train has seen would silently resume.
         session = self.settings.session[:8]
@@ -65,6 +65,7 @@ class Campaign:
                 asdict(order),
                 name=name,
                 storage=self._train_storage(),
+                helps=helps,
             )
         )
 

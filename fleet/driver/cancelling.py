@@ -34,12 +34,13 @@ def cancel(
 
     Raises:
         NotFoundError: no such mission or arm in this run.
-        UsageError: it is judged already, or the primary gate needs the arm.
+        UsageError: it is judged already and is not tried again, or the primary gate needs the arm.
     """
     known = [row.mission for row in reader.missions()]
     if mission not in known:
         raise NotFoundError(f"This run has no mission {mission!r}.{suggest(mission, known)}")
-    if any(body["mission"] == mission for _, body in reader.bodies("verdict")):
+    judged = any(body["mission"] == mission for _, body in reader.bodies("verdict"))
+    if judged and all(row.state.is_terminal for row in reader.runs(mission)):
         raise UsageError(f"Mission {mission} has its verdict already: nothing is open.")
     spec = MissionSpec.model_validate_json(reader.spec_json(mission))
     note = ""
@@ -52,14 +53,6 @@ def cancel(
             note = f"; the verdict is withheld: {rest.withhold_verdict}"
     count = order(mission, arm or None, "cancelled by the user")
     return f"{mission}{':' + arm if arm else ''} cancelled, {count} open runs{note}"
-
-
-def spec_in_force(reader: LedgerReader, mission: str) -> MissionSpec:
-    """The frozen specification without the arms that were cancelled since."""
-    settled = reader.swept_spec_json(mission) or reader.spec_json(mission)
-    spec = MissionSpec.model_validate_json(settled)
-    gone = reader.orders().arms.get(mission, ())
-    return select_arms(spec, [arm for arm in spec.arms if arm not in gone]) if gone else spec
 
 
 def cancel_in(paths: RunPaths, mission: str, arm: str) -> str:

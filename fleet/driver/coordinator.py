@@ -237,7 +237,7 @@ def _admit(campaign: Campaign, reader: LedgerReader) -> None:
         helped = choose_helped(missions, decision.spare, reader)
         if helped is not None:
             campaign.ledger.event("info", helped, "an idle slot joins this mission")
-            campaign.start(missions[helped], one_worker(missions[helped].work.job))
+            campaign.start(missions[helped], one_worker(missions[helped].work.job), helps=True)
 
 
 def _sweep(campaign: Campaign, reader: LedgerReader) -> None:

@@ -21,6 +21,7 @@ from fleet import provenance
 from fleet.driver import leftovers
 from fleet.errors import FleetError, NothingPromotedError, StorageError
 from fleet.plan import CampaignPlan
+from fleet.redaction import RedactedStream, redactor
 from fleet.settings import LaunchSettings, RunPaths
 from fleet.workers.worker_ledger import LedgerClient
 
@@ -174,8 +175,8 @@ def _record_end(settings: LaunchSettings, error: Exception) -> None:
     try:
         ledger = Ledger(settings.paths.ledger)
         try:
-            how = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            ledger.end_session(settings.session, how)
+            how = redactor().text(" ".join(f"{type(error).__name__}: {error}".split()))
+            ledger.end_session(settings.session, how[:500])
         finally:
             ledger.close()
         register(settings.paths)  # what was seen before the end was seen
@@ -189,6 +190,7 @@ def driver_log(paths: RunPaths) -> Iterator[None]:
     paths.logs.mkdir(parents=True, exist_ok=True)
     with (
         (paths.logs / "driver.log").open("a", encoding="utf-8") as stream,
-        contextlib.redirect_stdout(stream),
+        contextlib.closing(RedactedStream(stream, redactor())) as cleaned,
+        contextlib.redirect_stdout(cleaned),
     ):
         yield

@@ -36,6 +36,10 @@ def _carry_out(campaign: Campaign, reader: LedgerReader, request: requests.Reque
         return int(campaign.ledger.call("cancel_order", name, arm, reason))
 
     text = cancel(reader, order, request.mission, request.arm)
-    if mission is not None and not request.arm and not mission.jobs:
+    if mission is None or request.arm:
+        return text
+    if mission.sweeping and mission.sweep is not None:
+        mission.sweep.sweep.stop()  # the mission holds its slots until its trials are gone
+    elif not mission.jobs:
         mission.finished_before = True  # it never needed a worker: straight to its verdict
     return text

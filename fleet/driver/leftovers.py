@@ -13,6 +13,10 @@ from collections.abc import Iterable
 
 import psutil
 
+from fleet.ledger.database import is_begun
+from fleet.ledger.reader import LedgerReader
+from fleet.settings import RunPaths
+
 SESSION_VARIABLE = "BEM_FLEET_SESSION"
 _SAME_START_S = 0.05
 """Start times of one process agree to the kernel's clock tick."""
@@ -49,6 +53,19 @@ def end(sessions: Iterable[str], *, wait_s: float = 10.0) -> list[str]:
                 process.kill()
         psutil.wait_procs(processes, timeout=wait_s)
     return told
+
+
+def end_of_run(paths: RunPaths, known: Iterable[str]) -> list[str]:
+    """As `end`, of every driver that a run has had.
+
+    Args:
+        known: tokens that the driver's lock names; the ledger names the others.
+    """
+    sessions = list(known)
+    if is_begun(paths.ledger):
+        with LedgerReader(paths.ledger) as reader:
+            sessions += [row.session for row in reader.sessions()]
+    return end(sessions)
 
 
 def kill(pid: int, process_started: float) -> bool:

@@ -10,9 +10,9 @@ import time
 import traceback as tracebacks
 
 from fleet.driver.campaign import Campaign
-from fleet.driver.mission_job import MAX_FAILURES, JobThread, cause_of
+from fleet.driver.mission_job import MAX_FAILURES, JobThread
 from fleet.driver.workforce import CampaignMission, groups_of
-from fleet.errors import StorageError
+from fleet.errors import StorageError, cause_of, last_line
 from fleet.ledger.reader import LedgerReader
 from fleet.policies import Cause
 
@@ -28,7 +28,8 @@ def collect(campaign: Campaign, reader: LedgerReader) -> None:
             if job.ended and not job.noted:
                 job.noted = True
                 _note_end(campaign, name, job)
-        if mission.over or not mission.started or any(not job.ended for job in mission.jobs):
+        # `noted`, not `ended`: a group may have ended, in its own thread, since it was looked at.
+        if mission.over or not mission.started or any(not job.noted for job in mission.jobs):
             continue
         if mission.verdict_ref is None:
             if mission.watch and mission.watch.holds_verdict(reader):
@@ -72,22 +73,23 @@ def _note_end(campaign: Campaign, name: str, job: JobThread) -> None:
         disk = cause_of(job.error, StorageError)
         if disk is not None:
             raise StorageError(str(disk), log=str(campaign.settings.paths.logs))
-        lines = str(job.error).strip().splitlines() or [type(job.error).__name__]
-        reason = f"the worker group failed: {lines[-1]}"
+        reason = f"the worker group failed: {last_line(job.error)}"
         campaign.ledger.event("error", name, reason)
     campaign.ledger.call("end_job", job.name, reason)
 
 
 def _goes_on(campaign: Campaign, reader: LedgerReader, name: str, mission: CampaignMission) -> bool:
     """A worker that lost its lease or was preempted leaves without an error; its queue needs a new
-    group. Groups that were preempted are not counted."""
+    group. Groups that were preempted are not counted, and neither are those that an idle slot
+    lent: they come and go as there is room, and their end says nothing about the mission."""
     open_packs = [pack for pack in reader.packs(name) if pack.ended_at is None]
     if not open_packs or not mission.jobs or name in reader.orders().missions:
         return False
     told = {a.job for a in reader.attempts(name) if a.outcome == Cause.PREEMPTED}
-    counted = sum(job.name not in told for job in mission.jobs)
-    broke = mission.jobs[-1].error and mission.jobs[-1].name not in told
-    if broke or counted > MAX_FAILURES + mission.work.job.workers:
+    own = [job for job in mission.jobs if not job.helps]
+    counted = sum(job.name not in told for job in own)
+    broke = own[-1].error and own[-1].name not in told
+    if broke or counted >= MAX_FAILURES + len(groups_of(mission.work.job)):
         return False
     campaign.ledger.event("warning", name, f"{len(open_packs)} packs are open: a new worker group")
     campaign.start(mission, groups_of(mission.work.job)[0])

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from fleet.errors import FleetError, UnfitEnvironmentError
+from fleet.errors import UnfitEnvironmentError
 from fleet.policies import Job
 
 MAX_FAILURES = 3
@@ -32,6 +32,8 @@ class JobThread:
     job: Job
     """The worker group that was asked for."""
     started: float
+    helps: bool = False
+    """Whether an idle slot lent it, beside the groups that the mission asked for."""
     thread: threading.Thread = field(init=False)
     error: BaseException | None = None
     ended: bool = False
@@ -53,13 +55,14 @@ def start_job(
     *,
     name: str,
     storage: str,
+    helps: bool = False,
 ) -> JobThread:
     """Starts a mission's trainer; `JobThread.ended` turns true when its worker group is gone.
 
     Args:
         name: fresh for every attempt; a name that Ray has seen would silently resume.
     """
-    state = JobThread(mission=mission, name=name, job=job, started=time.monotonic())
+    state = JobThread(mission=mission, name=name, job=job, started=time.monotonic(), helps=helps)
     resources = job.request.as_ray()
 
     def fit() -> None:
@@ -117,24 +120,6 @@ def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) ->
     deadline = time.monotonic() + wait_s
     for job in alive:
         job.thread.join(timeout=max(0.0, deadline - time.monotonic()))
-
-
-def cause_of(error: BaseException | None, kind: type[FleetError]) -> FleetError | None:
-    """The first error of this kind behind another (Ray and Train wrap what workers raise)."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, kind):
-            return current
-        waiting += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        failures = getattr(current, "worker_failures", None)
-        if isinstance(failures, dict):
-            waiting += list(failures.values())
-    return None
 
 
 def mission_loop(config: dict[str, Any]) -> None:

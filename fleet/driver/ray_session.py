@@ -24,8 +24,9 @@ import psutil
 from fleet.driver.cluster_nodes import live_nodes, possible_nodes
 from fleet.driver.leftovers import SESSION_VARIABLE
 from fleet.driver.working_directory import PATTERNS, check_size
-from fleet.errors import UnfitEnvironmentError
+from fleet.errors import UnfitEnvironmentError, first_line
 from fleet.policies import Node
+from fleet.redaction import redactor
 from fleet.settings import LaunchSettings
 
 MAX_LOG_BYTES = 2 << 20
@@ -108,10 +109,9 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
                 address=settings.address, job_config=_job_config(settings, ship=True), **shared
             )
     except _START_ERRORS as error:
-        reason = str(error).strip().splitlines()[0]
         where = "on this machine" if settings.address is None else f"at {settings.address}"
         raise UnfitEnvironmentError(
-            f"Ray did not start {where}: {reason}",
+            f"Ray did not start {where}: {first_line(error)}",
             log=str(settings.paths.logs / "ray"),
             go_on="python fleet.py doctor",
         ) from None
@@ -173,8 +173,7 @@ def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[P
             _keep_logs(folder, settings.paths.logs / "ray")
             if last:
                 raise
-            reason = str(error).strip().splitlines()[0]
-            sys.stderr.write(f"Ray did not start ({reason}); trying once more\n")
+            sys.stderr.write(f"Ray did not start ({first_line(error)}); trying once more\n")
         else:
             return folder, context
     raise AssertionError("unreachable: the last try returns or raises")
@@ -233,8 +232,11 @@ def _keep_logs(folder: Path, target: Path) -> None:
         if not source.is_file() or not source.name.startswith(_KEPT_LOGS):
             continue
         with source.open("rb") as stream:
-            stream.seek(max(0, source.stat().st_size - MAX_LOG_BYTES))
-            content = stream.read()
+            skipped = max(0, source.stat().st_size - MAX_LOG_BYTES)
+            stream.seek(skipped)
+            if skipped:
+                stream.readline()  # the rest of a line: half a secret would not be known as one
+            content = redactor().text(stream.read().decode("utf-8", "replace")).encode()
         # Lines such as `:job_id:01000000` mark who writes; a file of nothing else says nothing.
         if all(line.startswith(b":") for line in content.splitlines()):
             continue

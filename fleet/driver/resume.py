@@ -250,12 +250,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
 
 
 def _end_leftovers(paths: RunPaths, lock: HeldLock, seen: float | None) -> None:
-    """Processes of earlier drivers, by the tokens that the lock and the ledger know."""
-    known = list(lock.earlier)
-    if is_begun(paths.ledger):
-        with LedgerReader(paths.ledger) as reader:
-            known += [row.session for row in reader.sessions()]
-    ended = leftovers.end(known)
+    ended = leftovers.end_of_run(paths, lock.earlier)
     if ended and seen is not None:
         say(
             f"ended {len(ended)} processes that the driver of before had left "

@@ -16,7 +16,6 @@ from fleet.driver import leftovers, requests
 from fleet.driver.driver_lock import Driver, driver_of, moment
 from fleet.errors import StorageError, UsageError
 from fleet.ledger.database import is_begun
-from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.settings import RunPaths
 
@@ -93,10 +92,7 @@ def _kill(paths: RunPaths, driver: Driver, say: Say) -> None:
 
 def _end_leftovers(paths: RunPaths, driver: Driver | None, say: Say) -> None:
     known = [] if driver is None else [driver.session, *driver.earlier]
-    if is_begun(paths.ledger):
-        with LedgerReader(paths.ledger) as reader:
-            known += [row.session for row in reader.sessions()]
-    ended = leftovers.end(known)
+    ended = leftovers.end_of_run(paths, known)
     if ended:
         say(f"ended {len(ended)} processes that it had left")
 

@@ -13,6 +13,7 @@ from typing import Any
 from fleet.driver.between_seeds import SeedWatch
 from fleet.driver.mission_job import JobThread
 from fleet.ledger.reader import LedgerReader
+from fleet.ledger.records import AttemptRow
 from fleet.plan import MissionWork
 from fleet.policies import Holder, Job, Load, Node, Wait, place, reinforce
 from fleet.sweep.tuning import SweepThread
@@ -72,24 +73,27 @@ def running_jobs(missions: Iterable[CampaignMission], reader: LedgerReader) -> l
 
     Workers that reported count on the node where they are.
     """
+    return [job for mission in missions for _, job in _groups_up(mission, reader)]
+
+
+def _groups_up(mission: CampaignMission, reader: LedgerReader) -> list[tuple[JobThread, Job]]:
+    """A mission's groups that have not ended, with their workers as they stand now.
+
+    A group may end at any moment, in its own thread: each is asked once.
+    """
+    alive = [thread for thread in mission.jobs if not thread.ended]
+    if not alive:
+        return []
+    newest: dict[str, dict[int, AttemptRow]] = {}
+    for attempt in reader.attempts(mission.work.mission):
+        newest.setdefault(attempt.job, {})[attempt.rank] = attempt
     found = []
-    for mission in missions:
-        for thread in mission.jobs:
-            if not thread.ended:
-                up, gone = _ranks(thread, reader)
-                found.append(replace(thread.job, workers=thread.job.workers - gone, at=up))
+    for thread in alive:
+        workers = newest.get(thread.name, {}).values()
+        up = tuple(worker.host for worker in workers if worker.ended_at is None)
+        gone = sum(worker.outcome in _LEFT for worker in workers)
+        found.append((thread, replace(thread.job, workers=thread.job.workers - gone, at=up)))
     return found
-
-
-def _ranks(thread: JobThread, reader: LedgerReader) -> tuple[tuple[str, ...], int]:
-    """(nodes of the workers that are up, workers that have left for good) of a group."""
-    newest = {
-        attempt.rank: attempt
-        for attempt in reader.attempts(thread.mission)
-        if attempt.job == thread.name
-    }
-    up = tuple(attempt.host for attempt in newest.values() if attempt.ended_at is None)
-    return up, sum(attempt.outcome in _LEFT for attempt in newest.values())
 
 
 def note_waits(
@@ -105,9 +109,7 @@ def note_waits(
     found = []
     free = nodes
     for mission in missions:
-        for thread, job in zip(
-            (t for t in mission.jobs if not t.ended), running_jobs([mission], reader), strict=True
-        ):
+        for thread, job in _groups_up(mission, reader):
             left = place([job], free)
             if left is None or len(job.at) >= job.workers:
                 thread.waits_since = None

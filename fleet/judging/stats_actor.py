@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from fleet.driver.cancelling import spec_in_force
+from fleet.judging.spec_in_force import spec_in_force
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import ResultRow
 from fleet.settings import RunPaths
@@ -32,10 +32,6 @@ class StatsService:
 
     def __init__(self, root: str) -> None:
         self._paths = RunPaths(root=Path(root))
-
-    def ready(self) -> bool:
-        """True once the process is up and its imports are done."""
-        return True
 
     def interim(self, mission: str, done: int) -> dict[str, Any]:
         """The INTERIM view after the first `done` planned seeds, with the CPU seconds it took."""

@@ -149,11 +149,16 @@ def is_begun(path: Path) -> bool:
         return False
     cx = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)
     try:
-        found = cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        return has_table(cx, "meta")
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path}: cannot be read: {error}") from None
     finally:
         cx.close()
+
+
+def has_table(cx: sqlite3.Connection, name: str) -> bool:
+    """Whether the file has this table: older versions lack some."""
+    found = cx.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
     return found is not None
 
 

@@ -15,7 +15,6 @@ RETRY = "retry"
 RESUME = "resume"
 CHANGE = "change"
 EARLY_STOP = "early_stop"
-VERDICT = "verdict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

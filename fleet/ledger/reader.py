@@ -11,7 +11,7 @@ from typing import Any
 
 from fleet.errors import NotFoundError
 from fleet.ledger import chain, sweeps
-from fleet.ledger.database import open_reader
+from fleet.ledger.database import has_table, open_reader
 from fleet.ledger.orders import ORDER_KINDS, Orders, standing_orders
 from fleet.ledger.records import (
     AttemptRow,
@@ -204,7 +204,7 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
 
     def trials(self, mission: str | None = None) -> list[TrialRow]:
         """Trials of sweeps, in order of arm, rung and number; none in a ledger older than them."""
-        if not self._has_table("trials"):
+        if not has_table(self._cx, "trials"):
             return []
         rows = self._cx.execute(
             f"SELECT {sweeps.COLUMNS} FROM trials WHERE ?1 IS NULL OR mission = ?1"
@@ -215,16 +215,16 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
 
     def swept_spec_json(self, mission: str) -> str | None:
         """The specification with what a sweep chose; None where no sweep is settled."""
-        if not self._has_table("sweeps"):
+        if not has_table(self._cx, "sweeps"):
             return None
         row = self._cx.execute(
             "SELECT spec_json FROM sweeps WHERE mission = ?", (mission,)
         ).fetchone()
         return str(row[0]) if row else None
 
-    def _has_table(self, name: str) -> bool:
-        found = self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-        return found is not None
+    def settled_spec_json(self, mission: str) -> str:
+        """The specification that is confirmed: the frozen one, with what a sweep chose."""
+        return self.swept_spec_json(mission) or self.spec_json(mission)
 
     def last_points(self, mission: str) -> Mapping[str, tuple[int, float]]:
         """Run -> (newest step, time of it) from the logged scalars."""
@@ -261,7 +261,7 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
 
     def last_trials(self) -> dict[str, float]:
         """Mission -> when a trial of its sweep last ended; none in ledgers before version 3."""
-        if not self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone():
+        if not has_table(self._cx, "trials"):
             return {}
         return dict(self._cx.execute("SELECT mission, max(at) FROM trials GROUP BY mission"))
 
@@ -280,7 +280,7 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
 
     def sessions(self) -> list[SessionRow]:
         """The drivers that worked on the run, oldest first; none in ledgers of version 1."""
-        if not self._cx.execute("SELECT 1 FROM sqlite_master WHERE name = 'sessions'").fetchone():
+        if not has_table(self._cx, "sessions"):
             return []
         rows = self._cx.execute("SELECT * FROM sessions ORDER BY started_at")
         names = [column[0] for column in rows.description]

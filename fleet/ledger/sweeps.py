@@ -14,6 +14,7 @@ from typing import Any
 from fleet.errors import KeyConflictError, LedgerError
 from fleet.keys import canonical_digest
 from fleet.ledger import chain
+from fleet.redaction import redactor
 from fleet.sweep.records import TrialRow
 
 SWEEP = "sweep"
@@ -50,8 +51,8 @@ def register(cx: sqlite3.Connection, row: TrialRow, now: float) -> None:
             row.number,
             row.rung,
             json.dumps(body, sort_keys=True, allow_nan=False),
-            row.error,
-            row.traceback,
+            redactor().text(row.error),
+            redactor().text(row.traceback),
             row.cpu_s,
             row.wall_s,
             value,

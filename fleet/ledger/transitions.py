@@ -101,6 +101,7 @@ class Transitions:
         if before is after:
             return
         check_move(run, before, after)
+        reason = redactor().text(reason)
         now = self._clock()
         started = now if after is RunState.RUNNING else None
         self._cx.execute(

@@ -112,7 +112,7 @@ class Ledger:
         with self._turn():
             self._cx.execute(
                 "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (session, pid, process_started, host, command, code, now, now),
+                (session, pid, process_started, host, redactor().text(command), code, now, now),
             )
 
     def see_session(self, session: str) -> None:
@@ -127,7 +127,7 @@ class Ledger:
         with self._turn():
             self._cx.execute(
                 "UPDATE sessions SET ended_at = ?, how = ? WHERE session = ? AND ended_at IS NULL",
-                (self._clock(), how, session),
+                (self._clock(), redactor().text(how), session),
             )
 
     def reopen(self, session: str) -> int:
@@ -351,7 +351,7 @@ class Ledger:
     def request_stop(self, mission: str, reason: str) -> None:
         """Asks the workers of a mission to leave (told to them at their next heartbeat)."""
         with self._turn():
-            self._inside.put_meta(f"stop/{mission}", json.dumps(reason))
+            self._inside.put_meta(f"stop/{mission}", json.dumps(redactor().text(reason)))
 
     # Sweeps
 
@@ -361,7 +361,7 @@ class Ledger:
         Raises:
             KeyConflictError: the key holds another score already.
         """
-        with transaction(self._cx):
+        with self._turn():
             sweeps.register(self._cx, row, self._clock())
             self._cx.execute(
                 "INSERT INTO timings VALUES (?, 'sweep', ?, ?, ?, ?)",
@@ -370,7 +370,8 @@ class Ledger:
 
     def find_trial(self, key: str) -> TrialRow | None:
         """The trial with this key, if it was run."""
-        return sweeps.find(self._cx, key)
+        with self._guard:
+            return sweeps.find(self._cx, key)
 
     def settle_sweep(
         self, mission: str, spec_json: str, choice: Mapping[str, Any], freeze: Mapping[str, Any]
@@ -380,7 +381,7 @@ class Ledger:
         Raises:
             KeyConflictError: the sweep was settled otherwise before.
         """
-        with transaction(self._cx):
+        with self._turn():
             sweeps.settle(
                 self._cx,
                 self._clock(),
@@ -457,6 +458,7 @@ class Ledger:
     def checkpoint(self) -> None:
         """Folds the write-ahead log into the database file."""
         try:
-            self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with self._guard:  # no transaction: SQLite refuses to fold inside one
+                self._cx.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.OperationalError as error:
             raise StorageError(f"{self._path}: cannot be checkpointed: {error}") from None

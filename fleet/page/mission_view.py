@@ -89,7 +89,7 @@ def mission_view(paths: RunPaths, mission: str, look: Look) -> MissionPage:
         NotFoundError: the launch has no such mission.
     """
     with LedgerReader(paths.ledger) as reader:
-        spec = json.loads(reader.swept_spec_json(mission) or reader.spec_json(mission))
+        spec = json.loads(reader.settled_spec_json(mission))
         snapshot = take(reader, now=time.time())
         view = next((item for item in snapshot.missions if item.mission == mission), None)
         row = next(item for item in reader.missions() if item.mission == mission)

@@ -76,7 +76,7 @@ def run_view(paths: RunPaths, name: str) -> RunPage:
         row = next((run for run in reader.runs() if run.run == name), None)
         if row is None:
             raise NotFoundError(f"Run {paths.run_id} has no run {name!r}.")
-        spec = json.loads(reader.swept_spec_json(row.mission) or reader.spec_json(row.mission))
+        spec = json.loads(reader.settled_spec_json(row.mission))
         result = next((r for r in reader.results(row.mission) if r.run == name), None)
         pack = next(pack for pack in reader.packs(row.mission) if pack.pack == row.pack)
     cx = open_reader(paths.ledger)

@@ -20,7 +20,6 @@ from fleet.policies import (
     Node,
     admission,
     assign,
-    occupy,
     reinforce,
     retry,
     startable,
@@ -105,7 +104,6 @@ class _Simulation:
         self._of_mission: dict[str, list[_Group]] = {name: [] for name in self._missions}
         self._on_node: dict[str, list[_Group]] = {name: [] for name in self._all_nodes}
         self._returning: dict[str, int] = dict.fromkeys(self._missions, 0)
-        self._numbers = {name: i for i, name in enumerate(self._all_nodes)}
         self._counts = dict.fromkeys(
             ("done", "failed", "retries", "preemptions", "node failures", "decisions"), 0
         )
@@ -382,11 +380,3 @@ class _Simulation:
             if group not in self._on_node[name]:
                 self._on_node[name].append(group)
         self._at(self._now + self._rules.startup_s, "ready", group, group.life)
-
-
-def check_capacity(groups: Sequence[Job], nodes: Sequence[Node]) -> bool:
-    """Whether groups that are placed fit on their nodes together (an invariant for tests)."""
-    free, left_over = occupy(groups, nodes)
-    return not left_over and all(
-        min(node.cpus, node.gpus, node.memory_mib) >= -EPSILON_S for node in free
-    )

@@ -127,9 +127,7 @@ def _promote(
     name = verdict.mission
     spec = MissionSpec.model_validate_json(reader.spec_json(name))
     # What a sweep chose, where there was one: the file says only what was searched.
-    settled = MissionSpec.model_validate_json(
-        reader.swept_spec_json(name) or reader.spec_json(name)
-    )
+    settled = MissionSpec.model_validate_json(reader.settled_spec_json(name))
     mission: Mission = importlib.import_module(wish.catalog).load_mission(name)
     arm = wish.arm or verdict.treatment
     if arm not in spec.arms:

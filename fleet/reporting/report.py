@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fleet.errors import NotFoundError
+from fleet.errors import NotFoundError, first_line
 from fleet.judging.interim_table import interim_table
 from fleet.judging.split_reads import (
     RegisterLine,
@@ -251,7 +251,7 @@ def _failures(reader: LedgerReader, runs: list[RunRow]) -> list[Failure]:
                 mission=event.source,
                 arm="",
                 seed=None,
-                error=event.text.splitlines()[0],
+                error=first_line(event.text),
                 resolved=level == "error" and event.source in done,  # a retry has mended it
             )
             for event in reader.events(level=level)

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fleet.driver.campaign import Campaign
-from fleet.driver.mission_job import cause_of
 from fleet.driver.workforce import CampaignMission
-from fleet.errors import StorageError
+from fleet.errors import StorageError, cause_of
 from fleet.ledger.reader import LedgerReader
 from fleet.plan import settled
 from fleet.policies import Job, Node
@@ -71,6 +70,9 @@ def collect(campaign: Campaign, reader: LedgerReader) -> None:
             if name in orders.missions:
                 thread.sweep.stop()
             continue
+        if name in orders.missions:  # whatever it found, nobody confirms it
+            mission.finished_before = True
+            continue
         if thread.outcome is not None:
             mission.work = settle_sweep(
                 mission.work,
@@ -82,8 +84,6 @@ def collect(campaign: Campaign, reader: LedgerReader) -> None:
             campaign.ledger.set_phase(name, "waiting")
             continue
         mission.finished_before = True
-        if name in orders.missions:
-            continue
         error = thread.error
         if error is not None and (disk := cause_of(error, StorageError)) is not None:
             raise StorageError(str(disk), log=str(campaign.settings.paths.logs))

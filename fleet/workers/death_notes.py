@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import UserCallback
 
+from fleet.errors import cause_of, last_line
 from fleet.policies import Cause
 from fleet.workers.worker_ledger import connect
 
@@ -40,23 +41,11 @@ class DeathNotes(UserCallback):  # type: ignore[misc]
 
 def note(ledger: _Ledger, job: str, errors: Mapping[int, Exception]) -> None:
     """Writes down why, the memory first: who was killed for it takes the others along."""
-    killed = [found for error in errors.values() if (found := _for_memory(error)) is not None]
-    if killed:
-        said = " ".join(str(killed[0]).split())
+    killed = [cause_of(error, OutOfMemoryError) for error in errors.values()]
+    memory = next((error for error in killed if error is not None), None)
+    if memory is not None:
+        said = " ".join(str(memory).split())
         ledger.call("end_job", job, f"killed by Ray for memory: {said}", Cause.OOM)
         return
     first = next(iter(errors.values()))
-    lines = str(first).strip().splitlines() or [type(first).__name__]
-    ledger.call("end_job", job, f"the worker process died: {lines[-1]}", Cause.WORKER_DIED)
-
-
-def _for_memory(error: BaseException | None) -> OutOfMemoryError | None:
-    """Ray's word for it, also where Train or an actor's death wraps it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OutOfMemoryError):
-            return error
-        seen.add(id(error))
-        inner = getattr(error, "health_check_failure", None) or getattr(error, "cause", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
-    return None
+    ledger.call("end_job", job, f"the worker process died: {last_line(first)}", Cause.WORKER_DIED)

@@ -79,6 +79,8 @@ class Worker:
         self._lost: list[BaseException] = []
         self._spec = MissionSpec.model_validate_json(job.spec_json)
         self._code = provenance.code_version()
+        self._told = False
+        """Whether the ledger asked this worker to leave its work."""
         self._failed = False
         """Whether a run of the pack at hand has failed."""
         work, scalars = job.paths.work(job.mission), job.paths.tensorboard
@@ -124,6 +126,7 @@ class Worker:
         self._notice.heard = True
         try:
             self._work()
+            self._told = self._stop.is_set()
         finally:
             self._notice.heard = False
             self._stop.set()
@@ -139,8 +142,10 @@ class Worker:
         self._left.set()
         if self._notice.given:
             self._ledger.end_attempt(self._attempt, Cause.PREEMPTED, self._notice.reason)
+        elif self._told:
+            self._ledger.end_attempt(self._attempt, Cause.STOPPED, "told to stop")
         else:
-            self._ledger.end_attempt(self._attempt, Cause.STOPPED, "stopped by the user")
+            self._ledger.end_attempt(self._attempt)
 
     def _heed(self) -> None:
         """Once told to go: training stops at its next step and writes a checkpoint. What does not

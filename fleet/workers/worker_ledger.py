@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from fleet.errors import LedgerError
+from fleet.errors import LedgerError, first_line
 from fleet.ledger.records import Lease, Point, RunResult, SplitTicket
 from fleet.policies import Cause
 
@@ -84,8 +84,9 @@ class LedgerClient:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayActorError as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise LedgerError(f"The ledger's process is gone for good: {lines[0]}") from None
+            raise LedgerError(
+                f"The ledger's process is gone for good: {first_line(error)}"
+            ) from None
 
     def begin_attempt(
         self,

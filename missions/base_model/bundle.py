@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bem.errors import first_line
 from missions.errors import MissionError
 
 _FOLDER = Path(__file__).resolve().parent
@@ -51,7 +52,7 @@ class BaseSkills(_Strict):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
-            raise MissionError(f"{path}: {str(error).splitlines()[0]}") from error
+            raise MissionError(f"{path}: {first_line(error)}") from error
 
     def exact_match(self, skill: str) -> float:
         """The figure of one skill; ValueError names the known ones."""

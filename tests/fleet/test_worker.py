@@ -174,3 +174,19 @@ def test_a_snapshot_tells_the_states(bench: Callable[..., Bench]) -> None:
     view = take(fleet.reader, now=time.time()).missions[0]
     assert (view.done, view.failed, view.total) == (6, 3, 9)
     assert view.arms[0].states == ("DONE", "FAILED", "DONE")
+
+
+def test_a_worker_that_finds_nothing_more_to_do_was_not_stopped(
+    bench: Callable[..., Bench],
+) -> None:
+    fleet = bench()
+    fleet.worker().run()
+    assert [row.outcome for row in fleet.reader.attempts()] == ["left"]
+
+
+def test_a_worker_that_was_told_to_stop_says_so(bench: Callable[..., Bench]) -> None:
+    fleet = bench(pack_s=30)
+    threading.Timer(0.5, fleet.ledger.request_stop, ("F1", "enough")).start()
+    fleet.worker().run()
+    assert [row.outcome for row in fleet.reader.attempts()] == ["stopped"]
+    assert {row.reason for row in fleet.reader.runs() if row.reason} == {"enough"}

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,18 @@ from typing import Any
 import pytest
 from fake_catalog import fake_spec
 
+import fleet.ledger.sweeps
+import fleet.ledger.transitions
+import fleet.ledger.writer
 from fleet.errors import IllegalMoveError, KeyConflictError, LedgerError, StorageError
 from fleet.ledger.database import has_writer, open_reader
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import Point, RunResult, SplitTicket
 from fleet.ledger.writer import Ledger
 from fleet.policies import Cause
+from fleet.redaction import Redactor
 from fleet.states import RunState
+from fleet.sweep.records import TrialRow
 from missions.errors import LockedSplitError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -471,3 +477,66 @@ def test_extras_are_made_once_and_only_for_a_complete_grid(
     assert not ledger.claim_extras("F1", "a1")
     ledger.record_extras("F1", json.dumps([{"is": "table"}]))
     assert reader.extras("F1") == [{"is": "table"}]
+
+
+def trial_row(error: str = "") -> TrialRow:
+    return TrialRow(
+        key="k" * 64,
+        mission="F1",
+        arm="plain",
+        number=0,
+        rung=0,
+        settings={},
+        seed_scores={0: 1.0},
+        cost={},
+        error=error,
+        traceback=error,
+        cpu_s=1.0,
+        wall_s=1.0,
+    )
+
+
+@pytest.mark.parametrize("call", ["record_trial", "find_trial", "settle_sweep", "checkpoint"])
+def test_a_worker_and_its_heartbeat_take_turns(ledger: Ledger, call: str) -> None:
+    """One connection: a second transaction inside the first one would be refused."""
+    row = trial_row()
+    arguments: dict[str, tuple[Any, ...]] = {
+        "record_trial": (row,),
+        "find_trial": (row.key,),
+        "settle_sweep": ("F1", "{}", {"mission": "F1"}, {"arm_hashes": {}}),
+        "checkpoint": (),
+    }
+    done: list[Any] = []
+
+    def work() -> None:
+        done.append(getattr(ledger, call)(*arguments[call]))
+
+    other = threading.Thread(target=work)
+    with ledger._guard:
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+    other.join(10)
+    assert done
+
+
+def test_no_secret_gets_into_what_was_said(
+    ledger: Ledger, reader: LedgerReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_not_for_the_ledger"
+    found = Redactor({"HF_TOKEN": secret})
+    for module in (fleet.ledger.writer, fleet.ledger.transitions, fleet.ledger.sweeps):
+        monkeypatch.setattr(module, "redactor", lambda: found)
+    ledger.begin_session(
+        "s", pid=1, process_started=0.0, host="h", command=f"launch {secret}", code="c"
+    )
+    ledger.end_session("s", f"ValueError: {secret}")
+    begin(ledger)
+    assert ledger.lease("a1") is not None
+    ledger.end_attempt("a1", Cause.WORKER_DIED, f"died with {secret}")
+    ledger.request_stop("F1", f"stopped with {secret}")
+    ledger.cancel(["F2"], f"stopped with {secret}")
+    ledger.record_trial(trial_row(f"ValueError: {secret}"))
+    dump = "\n".join(reader._cx.iterdump())
+    assert "died with [redacted HF_TOKEN]" in dump
+    assert secret not in dump
