@@ -48,6 +48,8 @@ class MissionSeen:
     """Runs whose worker is silent."""
     preemptions: int = 0
     """How often a run of it was PREEMPTED."""
+    deaths: int = 0
+    """How many of its workers died."""
 
     @property
     def at_work(self) -> bool:
@@ -95,7 +97,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
     driver = driver_of(RunPaths(root=reader.path.parent))
     missions = reader.missions()
     moved, tried = reader.last_moves(), reader.last_trials()
-    preempted = reader.preemptions()
+    preempted, died = reader.preemptions(), reader.deaths()
     counts = reader.counts()
     runs = reader.runs()
     mission_of = {run.run: run.mission for run in runs}
@@ -125,6 +127,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
                     if run.mission == row.mission and run.state is RunState.STALE
                 ),
                 preemptions=preempted.get(row.mission, 0),
+                deaths=died.get(row.mission, 0),
             )
             for row in missions
         ),

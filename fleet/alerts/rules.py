@@ -74,6 +74,15 @@ def _non_finite(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
             yield Finding(subject=run.run, text=run.reason)
 
 
+def _worker_died(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
+    for mission in seen.missions:
+        if mission.deaths:
+            yield Finding(
+                subject=mission.mission,
+                text=f"a worker died {_times(mission.deaths)}; its pack goes on",
+            )
+
+
 def _preempted(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
     for mission in seen.missions:
         if mission.preemptions >= config.preemptions:
@@ -190,6 +199,14 @@ RULES: tuple[Rule, ...] = (
         advice="Lower its learning rate or look at its data: it would fail the same way again.",
         find=_non_finite,
         promql=_above("non_finite_runs"),
+    ),
+    Rule(
+        id="WorkerDied",
+        severity="warning",
+        title="A worker died",
+        advice="`python fleet.py logs RUN --missions M` has its last words; three fail a pack.",
+        find=_worker_died,
+        promql=_above("worker_deaths_total"),
     ),
     Rule(
         id="Preempted",

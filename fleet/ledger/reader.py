@@ -24,6 +24,7 @@ from fleet.ledger.records import (
     SessionRow,
     Timing,
 )
+from fleet.policies.retry import Cause
 from fleet.states import RunState
 from fleet.sweep.records import TrialRow
 
@@ -270,6 +271,14 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
         rows = self._cx.execute(
             "SELECT mission, count(*) FROM moves JOIN runs USING (run) WHERE after = 'PREEMPTED'"
             " GROUP BY mission"
+        )
+        return dict(rows.fetchall())
+
+    def deaths(self) -> dict[str, int]:
+        """Mission -> how many of its worker processes died, by a kill, a hang or want of memory."""
+        rows = self._cx.execute(
+            "SELECT mission, count(*) FROM attempts WHERE outcome IN (?, ?) GROUP BY mission",
+            (Cause.WORKER_DIED, Cause.OOM),
         )
         return dict(rows.fetchall())
 

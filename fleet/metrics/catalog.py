@@ -155,6 +155,13 @@ METRICS: tuple[Metric, ...] = (
         read=_non_finite,
     ),
     Metric(
+        name="fleet_worker_deaths_total",
+        kind="counter",
+        help="Worker processes that died, by a kill, a hang or want of memory",
+        labels=("mission",),
+        read=_each(lambda seen, at: float(seen.missions[at].deaths)),
+    ),
+    Metric(
         name="fleet_preemptions_total",
         kind="counter",
         help="Preempted runs; they go on elsewhere and are not counted as tries",

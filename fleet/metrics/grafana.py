@@ -74,9 +74,13 @@ PANELS: tuple[Panel, ...] = (
         unit="s",
     ),
     Panel(
-        title="Preemptions",
-        expr=f"max by (run_id, mission) (ray_fleet_preemptions_total{{{_RUN}}})",
-        legend="{{run_id}} {{mission}}",
+        title="Deaths and preemptions of workers",
+        expr=" or ".join(
+            f"label_replace(max by (run_id, mission) (ray_fleet_{name}_total{{{_RUN}}}),"
+            f' "what", "{name}", "", "")'
+            for name in ("worker_deaths", "preemptions")
+        ),
+        legend="{{run_id}} {{mission}} {{what}}",
     ),
     Panel(
         title="Rollbacks and drifts of living models",

@@ -49,6 +49,7 @@ CASES: dict[str, Observation] = {
     "NoProgress": replace(CALM, missions=(replace(MISSION, moved_at=NOW - 700),)),
     "RunFailed": _failed("error"),
     "NonFinite": _failed("nonfinite"),
+    "WorkerDied": replace(CALM, missions=(replace(MISSION, deaths=1),)),
     "Preempted": replace(CALM, missions=(replace(MISSION, preemptions=3),)),
     "DiskLow": replace(CALM, disk_free_mib=2000.0),
     "ViolationSpike": _signal(VIOLATION, (0, 0.1), (1, 0.2)),

@@ -65,6 +65,7 @@ def test_failures_preemptions_signals_and_alarms(tmp_path: Path) -> None:
         ]
     )
     ledger.fail_run("a2", run, cause=Cause.NONFINITE, reason="train: NaN", traceback="t")
+    ledger.end_attempt("a2", Cause.WORKER_DIED, "signal 9")
     ledger.event("alarm", run, "checkpoint 3 was set aside")
     ledger.close()
     with LedgerReader(tmp_path / "ledger.sqlite") as reader:
@@ -72,10 +73,11 @@ def test_failures_preemptions_signals_and_alarms(tmp_path: Path) -> None:
         firing = {alert.rule for alert in look_once(reader, AlertConfig(), alive=False)}
     (mission,) = seen.missions
     assert mission.preemptions == len(first.missing)
+    assert mission.deaths == 1
     assert [(f.run, f.cause) for f in seen.failed] == [(run, "nonfinite")]
     (signal,) = seen.signals
     assert signal.points == ((1, 0.1), (2, 0.3))
-    assert {"DriverGone", "NonFinite", "ViolationSpike", "Alarm"} <= firing
+    assert {"DriverGone", "NonFinite", "ViolationSpike", "WorkerDied", "Alarm"} <= firing
 
 
 def test_a_cancelled_mission_does_not_silence_a_dead_driver(tmp_path: Path) -> None:
