@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
-from launched import Launched, left_behind, outcome  # noqa: E402
+from launched import Launched, launch_or_resume, left_behind, outcome, sessions  # noqa: E402
 
 from fleet.ledger.database import is_begun  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
@@ -94,13 +94,13 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
                 break
             in_work = bool(rng.integers(2))
             delay_s = float(rng.uniform(0, calm_s - until_work_s if in_work else calm_s))
-            driver = start(folder, paths)
+            driver = launch_or_resume(folder, paths, MISSIONS)
             point = hit(driver, paths, delay_s, in_work)
             if point is None:
                 break  # the run was over before the point came
             found.append({"run": runs, **point})
         if not ended(paths):
-            driver = start(folder, paths)
+            driver = launch_or_resume(folder, paths, MISSIONS)
             code = driver.wait(300)
             if code != 0:
                 raise SystemExit(f"run {runs} ended with {code}:\n{driver.said}")
@@ -127,17 +127,6 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
         },
         "points": found,
     }
-
-
-def start(folder: Path, paths: RunPaths) -> Launched:
-    """A launch, or a resume; a kill before the order was written leaves nothing to resume."""
-    if paths.order.is_file():
-        return Launched(folder, "resume", paths.run_id)
-    if paths.root.is_dir():
-        for path in paths.root.iterdir():
-            path.unlink()
-        paths.root.rmdir()
-    return Launched(folder, "launch", "--run-id", paths.run_id, *MISSIONS)
 
 
 def hit(driver: Launched, paths: RunPaths, delay_s: float, in_work: bool) -> dict[str, Any] | None:
@@ -219,11 +208,6 @@ def done_twice(paths: RunPaths) -> int:
     rows = cx.execute("SELECT count(*) FROM moves WHERE after = 'DONE' GROUP BY run").fetchall()
     cx.close()
     return sum(number - 1 for (number,) in rows)
-
-
-def sessions(paths: RunPaths) -> list[str]:
-    with LedgerReader(paths.ledger) as reader:
-        return [row.session for row in reader.sessions()]
 
 
 if __name__ == "__main__":

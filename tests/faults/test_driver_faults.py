@@ -10,12 +10,12 @@ from __future__ import annotations
 import resource
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from launched import Launched, Outcome, left_behind, outcome
+from launched import Launched, Outcome, left_behind, outcome, sessions
 
 from fleet import cli
 from fleet.driver.driver_lock import driver_of
@@ -39,6 +39,8 @@ class Hit:
     said: list[str] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     results_at_resume: list[int] = field(default_factory=list)
+    actors_back_s: float = 0.0
+    """From the death of the ledger's and the stats actor's process to the next result."""
     second_driver: tuple[int, float, str] = (0, 0.0, "")
     integrity: str = ""
 
@@ -72,8 +74,9 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
     for title in ("ray::Ledger", "ray::StatsService"):
         process = driver.until(title, lambda title=title: driver.child(title))
         process.kill()
-    before = results()
+    before, killed = results(), time.monotonic()
     driver.until("a result after the ledger's death", lambda: results() > before)
+    found.actors_back_s = time.monotonic() - killed
     time.sleep(rng.uniform(0, 1))
     driver.kill()
     found.exit_codes.append(driver.process.returncode)
@@ -112,11 +115,6 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
     assert left_behind(sessions(found.paths)) == []
 
 
-def sessions(paths: RunPaths) -> list[str]:
-    with LedgerReader(paths.ledger) as reader:
-        return [row.session for row in reader.sessions()]
-
-
 def attempts(paths: RunPaths, *, since: float) -> bool:
     """Whether a worker has reported since then."""
     with LedgerReader(paths.ledger) as reader:
@@ -153,7 +151,10 @@ def integrity(paths: RunPaths) -> str:
         cx.close()
 
 
-def test_the_end_is_that_of_a_calm_run(hit: Hit, calm: Outcome) -> None:
+def test_the_end_is_that_of_a_calm_run(
+    hit: Hit, calm: Outcome, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("actors_back_s", round(hit.actors_back_s, 1))
     assert hit.exit_codes[-1] == 0, hit.said[-1]
     assert hit.exit_codes[0] == -9
     ours = outcome(hit.paths)
@@ -182,9 +183,12 @@ def test_a_dead_driver_is_shown_as_gone(hit: Hit) -> None:
     assert "python fleet.py resume hit" in hit.status[0]
 
 
-def test_the_second_driver_is_refused_within_two_seconds(hit: Hit) -> None:
+def test_the_second_driver_is_refused_within_two_seconds(
+    hit: Hit, record_property: Callable[[str, object], None]
+) -> None:
     code, took_s, said = hit.second_driver
     assert code == 2
+    record_property("second_driver_s", round(took_s, 2))
     assert took_s < 2
     assert "is driven already: process" in said
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STALE_S = 5.0
 
 
-def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
+def test_slow_is_not_dead_and_hung_is_replaced(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     paths = RunPaths(root=tmp_path / "hung")
     arguments = ["launch", "--run-id", "hung", "--missions", "F1,F2", "--cpus", "1", "--no-promote"]
     arguments += ["--set", "params.pack_s=11", "--set", "seeds=[0,1]"]
@@ -49,7 +52,10 @@ def test_slow_is_not_dead_and_hung_is_replaced(tmp_path: Path) -> None:
     worker.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
     driver.until("replaced", lambda: not worker.is_running(), timeout_s=2 * STALE_S + 20)
-    assert time.monotonic() - stopped > 1.5 * STALE_S
+    replaced_s = time.monotonic() - stopped
+    record_property("stale_after_s", STALE_S)
+    record_property("hung_killed_s", round(replaced_s, 1))
+    assert replaced_s > 1.5 * STALE_S
     assert driver.wait() == 0, driver.said
     with LedgerReader(paths.ledger) as reader:
         left = {row.state for row in reader.runs("F1") if row.arm != "extra"}

@@ -96,7 +96,10 @@ def test_kill_9_in_a_step(
 
 
 def test_sigterm_writes_a_checkpoint_and_is_not_counted(
-    bench: Callable[..., Bench], calm: dict[str, str], tmp_path: Path
+    bench: Callable[..., Bench],
+    calm: dict[str, str],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     params = struck("sigterm")
     started = time.monotonic()
@@ -106,6 +109,7 @@ def test_sigterm_writes_a_checkpoint_and_is_not_counted(
     fleet = bench(**params)
     told = float((tmp_path / "run" / "work" / "F1" / "data" / "sigterm-F1-plain-s1").read_text())
     written = max(path.stat().st_mtime for path in left_over(fleet))
+    record_property("checkpoint_after_sigterm_s", round(written - told, 2))
     assert written - told < 30
     assert {fleet.states()[f"F1-{arm}-s1"] for arm in ("plain", "extra")} == {RunState.PLANNED}
     moves = fleet.reader._cx.execute(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,17 @@ class Launched:
         return None
 
 
+def launch_or_resume(runs_dir: Path, paths: RunPaths, missions: Sequence[str]) -> Launched:
+    """A resume; or a launch anew, where a kill came before the order was written."""
+    if paths.order.is_file():
+        return Launched(runs_dir, "resume", paths.run_id)
+    if paths.root.is_dir():
+        for path in paths.root.iterdir():
+            path.unlink()
+        paths.root.rmdir()
+    return Launched(runs_dir, "launch", "--run-id", paths.run_id, *missions)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What counts of a run, without times and places."""
@@ -126,6 +137,12 @@ def outcome(paths: RunPaths) -> Outcome:
         digest=str(campaign["verdict_digest"]),
         bodies=dict(campaign["bodies"]),
     )
+
+
+def sessions(paths: RunPaths) -> list[str]:
+    """The tokens of the drivers that worked on a run."""
+    with LedgerReader(paths.ledger) as reader:
+        return [row.session for row in reader.sessions()]
 
 
 def left_behind(sessions: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,9 @@ def test_a_killed_worker_is_replaced_and_its_mission_ends_whole(left: Left) -> N
         assert len(reader.results("F1")) == 9
 
 
-def test_a_kill_in_a_step_is_recovered_in_time(left: Left) -> None:
+def test_a_kill_in_a_step_is_recovered_in_time(
+    left: Left, record_property: Callable[[str, object], None]
+) -> None:
     """Killed in step 25 of an arm; the arm before it was trained and is not trained again. The arm
     itself is younger than the interval of checkpoints, which is what a kill may cost."""
     told = float((left.root / "work" / "F1" / "data" / "kill-F1-plain-s1").read_text())
@@ -113,6 +116,8 @@ def test_a_kill_in_a_step_is_recovered_in_time(left: Left) -> None:
     assert any(text.startswith("the worker process died: ") for text in noted)
     again = min(a.started_at for a in attempts if a.started_at > told)
     # 30 s, or as long as this machine takes to bring up any worker (it may be crowded).
+    record_property("worker_back_s", round(again - told, 1))
+    record_property("worker_start_s", round(max(starts), 1))
     assert again - told <= max(30.0, 1.5 * max(starts))
 
 

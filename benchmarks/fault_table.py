@@ -1,0 +1,244 @@
+"""What each fault does, measured: runs the tests of faults and writes the table in docs/faults.md.
+
+A row is a fault, what must hold, the tests that inject it and what they measured here. Nothing is
+typed in: a row whose test was skipped or failed says so. The kills of drivers and the soak are
+recordings of their own (`driver_kills.py`, `soak.py`), read from `results/`.
+
+    python benchmarks/fault_table.py            # about 20 minutes on two cores
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET  # our own pytest's file
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "faults.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    fault: str
+    must: str
+    tests: tuple[str, ...]
+    """Test functions, as `file::function`; every case of one counts."""
+    measured: str = ""
+    """What to say, with the names of recorded figures in braces."""
+
+
+FAULTS = "tests/faults/"
+DRIVER, WORKER = FAULTS + "test_driver_faults.py::", FAULTS + "test_worker_faults.py::"
+ROWS = (
+    Row(
+        fault="driver `kill -9` at 20 random points or more, resume",
+        must="verdicts, promoted set and result rows of the calm run; 0 lost, 0 twice",
+        tests=(
+            DRIVER + "test_the_end_is_that_of_a_calm_run",
+            DRIVER + "test_finished_runs_were_not_run_again",
+        ),
+        measured="{driver_kills}",
+    ),
+    Row(
+        fault="worker `kill -9` in a step",
+        must="back within 30 s, at most one interval of checkpoints lost, attempt counted",
+        tests=(
+            "tests/fleet/test_ray_launch.py::test_a_kill_in_a_step_is_recovered_in_time",
+            WORKER + "test_kill_9_in_a_step",
+        ),
+        measured="a new worker after {worker_back_s} s (a first one takes {worker_start_s})",
+    ),
+    Row(
+        fault="ledger or stats actor `kill -9`",
+        must="rebuilt from disk, the same figures bit for bit",
+        tests=(DRIVER + "test_the_end_is_that_of_a_calm_run",),
+        measured="both killed: the next result after {actors_back_s} s",
+    ),
+    Row(
+        fault="node lost",
+        must="its runs move, others untouched",
+        tests=(FAULTS + "test_cluster_nodes.py::test_the_runs_of_a_lost_node_move_and_no_others",),
+        measured="at work on another node after {node_moved_s} s",
+    ),
+    Row(
+        fault="disk full",
+        must="exit 5, the ledger passes integrity_check, resume works after space is freed",
+        tests=(
+            DRIVER + "test_a_full_disk_ends_in_exit_5_with_a_ledger_that_is_whole",
+            FAULTS + "test_disk_full.py::test_what_was_committed_stays_and_space_is_all_it_needs",
+        ),
+        measured="a full tmpfs and a limit on file sizes",
+    ),
+    Row(
+        fault="checkpoint truncated, bit flipped, manifest missing",
+        must="put aside, the one before it used, an alarm",
+        tests=(WORKER + "test_a_damaged_checkpoint_is_put_aside",),
+        measured="scores equal those of a calm run",
+    ),
+    Row(
+        fault="loss NaN or infinite",
+        must="stopped, FAILED (nonfinite), never promotable",
+        tests=(WORKER + "test_a_loss_that_is_not_a_number_fails_its_run_alone",),
+        measured="its run alone; verdict INVALID",
+    ),
+    Row(
+        fault="worker out of memory",
+        must="named as that; retried smaller only where the policy says so",
+        tests=(
+            WORKER + "test_memory_that_runs_out_together_is_enough_one_by_one",
+            WORKER + "test_memory_that_is_never_enough_is_named",
+            WORKER + "test_ray_that_kills_for_memory_is_named_and_tried_once_more",
+        ),
+        measured="a limit on the address space; Ray's own killing by its words only",
+    ),
+    Row(
+        fault="worker hangs (SIGSTOP)",
+        must="STALE after T, replaced after 2 T; slow but alive is left alone",
+        tests=(FAULTS + "test_hung_worker.py::test_slow_is_not_dead_and_hung_is_replaced",),
+        measured="T = {stale_after_s} s: killed after {hung_killed_s} s",
+    ),
+    Row(
+        fault="SIGINT once, twice; SIGTERM",
+        must="130 within 30 s with a checkpoint, nothing left running; at once; 143",
+        tests=(
+            "tests/fleet/test_ray_stop.py::test_one_signal_ends_in_order",
+            "tests/fleet/test_ray_stop.py::test_the_second_signal_ends_at_once",
+        ),
+        measured="{SIGINT_s} s; {second_SIGINT_s} s after the second; {SIGTERM_s} s",
+    ),
+    Row(
+        fault="preemption (SIGTERM to a worker, a drained node)",
+        must="PREEMPTED, retry budget untouched, checkpoint just in time",
+        tests=(
+            "tests/fleet/test_ray_launch.py::test_sigterm_to_a_worker_preempts_it",
+            WORKER + "test_sigterm_writes_a_checkpoint_and_is_not_counted",
+            WORKER + "test_a_drained_node_is_left_in_time",
+        ),
+        measured="checkpoint {checkpoint_after_sigterm_s} s after the signal",
+    ),
+    Row(
+        fault="second driver",
+        must="refused within 2 s",
+        tests=(DRIVER + "test_the_second_driver_is_refused_within_two_seconds",),
+        measured="{second_driver_s} s",
+    ),
+    Row(
+        fault="a result is delivered twice",
+        must="one row; another value under the same key raises an alarm",
+        tests=(
+            "tests/fleet/ledger/test_ledger.py::test_same_key_same_value_once_and_other_value_alarms",
+        ),
+    ),
+    Row(
+        fault="15 minutes with a random kill every 20 s",
+        must="the verdicts of the calm run",
+        tests=(),
+        measured="{soak}",
+    ),
+)
+
+
+def main() -> None:
+    tests = sorted({test for row in ROWS for test in row.tests})
+    with tempfile.TemporaryDirectory() as folder:
+        junit = Path(folder) / "junit.xml"
+        code = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", f"--junitxml={junit}", *tests],
+            cwd=ROOT,
+            check=False,
+        ).returncode
+        outcomes, figures = read(junit)
+    figures |= recordings()
+    PAGE.write_text(page(outcomes, figures), encoding="utf-8")
+    (RESULTS / "faults.json").write_text(
+        json.dumps({"outcomes": outcomes, "figures": figures}, indent=1) + "\n", encoding="utf-8"
+    )
+    sys.exit(code)
+
+
+def read(junit: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Outcomes of the cases by function, and the figures that tests recorded."""
+    outcomes: dict[str, list[str]] = {}
+    figures: dict[str, Any] = {}
+    for case in ET.parse(junit).iter("testcase"):
+        kinds = {child.tag for child in case}
+        bad = "failed" if kinds & {"failure", "error"} else ""
+        outcome = bad or ("skipped" if "skipped" in kinds else "passed")
+        name = str(case.get("name")).partition("[")[0]
+        outcomes.setdefault(name, []).append(outcome)
+        for item in case.iter("property"):
+            figures[str(item.get("name"))] = str(item.get("value"))
+    return outcomes, figures
+
+
+def recordings() -> dict[str, str]:
+    """What the long recordings say, or that there is none."""
+    kills, soak = RESULTS / "driver_kills.json", RESULTS / "soak.json"
+    found = {"driver_kills": "not recorded", "soak": "not recorded"}
+    if kills.is_file():
+        d = json.loads(kills.read_text(encoding="utf-8"))
+        found["driver_kills"] = (
+            f"{d['num_points']} points in {d['num_runs']} runs: {d['num_equal']} equal to the calm "
+            f"one, {d['lost']} lost, {d['twice']} twice, {d['processes_left']} processes left"
+        )
+    if soak.is_file():
+        d = json.loads(soak.read_text(encoding="utf-8"))
+        each = ", ".join(f"{name} {count}" for name, count in sorted(d["by_process"].items()))
+        found["soak"] = (
+            f"{d['minutes']:g} min, {d['num_kills']} kills ({each}) in {d['num_campaigns']} "
+            f"campaigns: {d['num_equal']} equal to the calm one, {d['lost']} lost, "
+            f"{d['twice']} twice"
+        )
+    return found
+
+
+def page(outcomes: dict[str, list[str]], figures: dict[str, Any]) -> str:
+    """The page, whole."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    lines = [
+        "# Faults",
+        "",
+        "Written by `python benchmarks/fault_table.py`, which injects each for real; what to do",
+        "when one meets you stands in [troubleshooting.md](troubleshooting.md).",
+        "",
+        f"Recorded {datetime.date.today()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, commit {commit}.",
+        "",
+        "| fault | must | seen | measured |",
+        "|---|---|---|---|",
+    ]
+    for row in ROWS:
+        names = [test.rpartition("::")[2] for test in row.tests]
+        cases = [outcome for name in names for outcome in outcomes.get(name, ["not run"])]
+        counts = [f"{cases.count(kind)} {kind}" for kind in sorted(set(cases))]
+        said = row.measured.format_map(_Said(figures))
+        lines.append(f"| {row.fault} | {row.must} | {', '.join(counts) or 'recording'} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+class _Said(dict[str, Any]):
+    """A figure that no test recorded is said to be missing."""
+
+    def __missing__(self, key: str) -> str:
+        return "(not measured)"
+
+
+if __name__ == "__main__":
+    main()
