@@ -97,7 +97,7 @@ def launched(tmp_path: Path, receiver: Receiver) -> Iterator[subprocess.Popen[by
             cwd=ROOT,
             stderr=err,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "BEM_FLEET_ALERT_WEBHOOK": hook},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "BEM_FLEET_ALERT_WEBHOOK": hook},
         )
     yield process
     process.send_signal(signal.SIGTERM)
