@@ -201,7 +201,10 @@ def print_verdicts(document: Mapping[str, Any]) -> None:
     time_used = document["time"]
     console.print(
         f"wall {clock(time_used['wall_s'])}, of it Ray's start {time_used['ray_startup_s']:.0f} s; "
-        f"workers used {time_used['worker_cpu_s']:.0f} CPU s",
+        f"workers used {time_used['worker_cpu_s']:.0f} CPU s"
+        + (
+            "" if (over := time_used["overhead"]) is None else f"; wall x slots is {over:.2f} of it"
+        ),
         markup=False,
     )
     console.print(f"verdict table {document['verdict_digest'][:16]}", markup=False)

@@ -115,6 +115,8 @@ def _context(
     hardware = {str(key): str(value) for key, value in dict(meta["hardware"]).items()}
     hardware["worker slots"] = str(meta["slots"])
     hardware |= {f"time: {name}": f"{value:.1f} s" for name, value in _time(timings, meta).items()}
+    if (overhead := _overhead(timings, meta, wall_s)) is not None:
+        hardware["fleet overhead"] = f"{overhead:.2f} (wall x slots / CPU of the missions' work)"
     return ReportContext(
         run_id=str(meta["run_id"]),
         profile=str(meta["profile"]),
@@ -316,7 +318,11 @@ def _document(
             for run in _unfinished(reader, runs)
         ],
         "verdict_digest": verdict_digest([verdict.to_dict() for verdict in verdicts]),
-        "time": {"wall_s": wall_s, **_time(timings, meta)},
+        "time": {
+            "wall_s": wall_s,
+            "overhead": _overhead(timings, meta, wall_s),
+            **_time(timings, meta),
+        },
         "hardware": meta["hardware"],
         "versions": meta["versions"],
         "report": str(paths.report),
@@ -341,6 +347,12 @@ def _stages(timings: list[Timing], mission: str) -> dict[str, dict[str, float]]:
 
 def _cpu(timings: list[Timing], mission: str) -> float:
     return sum(t.cpu_s for t in timings if t.mission == mission and t.stage in WORK_STAGES)
+
+
+def _overhead(timings: list[Timing], meta: Mapping[str, Any], wall_s: float) -> float | None:
+    """Wall time x slots over the CPU seconds of the missions' work; 1 would be slots never idle."""
+    work_s = sum(t.cpu_s for t in timings if t.stage in WORK_STAGES)
+    return wall_s * float(meta["slots"]) / work_s if work_s > 0 else None
 
 
 def _time(timings: list[Timing], meta: Mapping[str, Any]) -> dict[str, float]:
