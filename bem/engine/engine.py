@@ -138,12 +138,6 @@ class Engine:
             kv_bytes=self._places.num_bytes,
         )
 
-    def names_in_use(self) -> set[str]:
-        """Adapters of answers that are running or waiting; to be asked on the engine's thread."""
-        tickets = [row.ticket for row in self._rows] + [*self._waiting, *self._inbox]
-        names = {name for ticket in tickets for name in ticket.request.strength}
-        return names | {t.request.branch.adapter for t in tickets if t.request.branch is not None}
-
     # --- on the engine's thread -----------------------------------------------------------------
 
     @torch.inference_mode()

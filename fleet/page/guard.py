@@ -68,7 +68,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if _name_of(headers.get("host", "")) not in self._hosts:
+        if name_of(headers.get("host", "")) not in self._hosts:
             return PlainTextResponse("This host name is not served here.\n", status_code=421)
         if self._token is None:
             return None
@@ -113,7 +113,7 @@ class Guard:
         return answer
 
 
-def _name_of(host: str) -> str:
+def name_of(host: str) -> str:
     """Host header without its port."""
     text = host.strip().lower()
     if text.startswith("["):

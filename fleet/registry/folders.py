@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from fleet.errors import StorageError
 from fleet.ledger.files import write_durably
-from fleet.registry.records import MANIFEST, MODEL, FileFacts, Manifest
+from fleet.registry.records import MANIFEST, MODEL, FileFacts, Manifest, model_id
 
 MAX_MANIFEST_BYTES = 4 << 20
 
@@ -156,7 +156,8 @@ def problems_of(folder: Path, *, manifest_sha256: str | None = None) -> list[str
             )
     extra = sorted(found.keys() - manifest.files.keys())
     problems += [f"{folder / name}: is not in the manifest." for name in extra]
-    if not problems and not manifest.id.endswith(f"@{manifest.digest[:12]}"):
+    own = model_id(manifest.base_model, manifest.mission, manifest.arm, manifest.digest)
+    if not problems and manifest.id != own:
         problems.append(f"{folder / MANIFEST}: id {manifest.id} does not belong to the content.")
     return problems
 

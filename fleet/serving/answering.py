@@ -1,16 +1,19 @@
 """One request on its way: its pinned model, the events of its answers, and how it ends.
 
 An `Answering` lives as long as its request: the model stays pinned, rows are cancelled when it is
-closed. Every answer of it comes from that one id. Knows neither schemas nor HTTP.
+closed. Every answer of it comes from that one id, before its deadline. Knows neither schemas nor
+HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from bem.engine import Event, Request, Ticket
@@ -21,6 +24,7 @@ from fleet.serving.errors import (
     BusyError,
     DeadlineError,
     FailedError,
+    UnreadyError,
 )
 from fleet.serving.loading import Loaded
 from fleet.serving.model_traffic import Outcome
@@ -28,7 +32,10 @@ from fleet.serving.prompts import too_long
 from fleet.serving.server import Server
 from fleet.serving.traffic import Resolved
 
+LOG = logging.getLogger("fleet.serving")
 T = TypeVar("T")
+GRACE_S = 5.0
+"""The engine ends rows at their deadline itself; where it does not, waiting ends so much later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +54,8 @@ class Answering:
     resolved: Resolved
     loaded: Loaded | None
     """None: the base."""
+    deadline_s: float
+    """Of `time.monotonic`."""
     overlay: Loaded | None = None
     """Pinned beside the model, where its branch is another model's."""
     prompt_tokens: int = 0
@@ -59,6 +68,8 @@ class Answering:
     _future: asyncio.Future[Any] | None = None
     _ended: int = 0
     _began_s: float = field(default_factory=time.monotonic)
+    _first_s: float | None = None
+    """When the engine gave the first token, however late it is told of."""
     _seen: bool = False
     _closed: bool = False
     _outcome: Outcome | None = "left"
@@ -72,11 +83,17 @@ class Answering:
             FailedError: the model failed.
         """
         while self._ended < self.num_choices:
-            told = await self._queue.get()
-            if not self._seen:
-                self._seen = True
-                self.server.metrics.first_token(time.monotonic() - self._began_s)
+            try:
+                async with asyncio.timeout(self.left_s() + GRACE_S):
+                    told = await self._queue.get()
+            except TimeoutError:
+                self._outcome = "failed"
+                raise _late() from None
             event = told.event
+            if not self._seen and (event.tokens or event.finish in ("stop", "length")):
+                self._seen = True
+                first_s = time.monotonic() if self._first_s is None else self._first_s
+                self.server.metrics.first_token(first_s - self._began_s)
             self.answer_tokens += len(event.tokens)
             if event.finish is not None:
                 self._ended += 1
@@ -85,10 +102,14 @@ class Answering:
             if event.finish in ("deadline", "error", "cancelled"):
                 self._outcome = "failed"
             if event.finish == "deadline":
-                raise DeadlineError("The answer was not complete in time.", code="deadline")
+                raise _late()
             if event.finish in ("error", "cancelled"):
                 raise FailedError(event.error or "The answer was cancelled.", code="failed")
             yield told
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; 0 after it."""
+        return max(0.0, self.deadline_s - time.monotonic())
 
     def close(self) -> None:
         """No one waits any more: rows leave, the model is let go. A second call does nothing."""
@@ -129,11 +150,15 @@ class Answering:
             self.tell(Told(index=index, event=event))
 
         outbox = self.server.outbox
-        emit: Callable[[Event], None]
-        if merged:
-            emit = Merging(lambda event: outbox.put(deliver, event))
-        else:
-            emit = lambda event: outbox.put(deliver, event)  # noqa: E731
+        put: Callable[[Event], None] = Merging(partial(outbox.put, deliver))
+        if not merged:
+            put = partial(outbox.put, deliver)
+
+        def emit(event: Event) -> None:
+            if self._first_s is None and event.tokens:
+                self._first_s = time.monotonic()
+            put(event)
+
         try:
             self._tickets.append(self.server.loop.submit(request, emit))
         except QueueFullError as error:
@@ -143,18 +168,40 @@ class Answering:
         except InvalidInputError as error:
             raise too_long(str(error), "max_tokens") from error
 
-    async def wait(self, future: Future[T], deadline_s: float) -> T:
-        """The result of work on the engine's thread."""
+    async def wait(self, future: Future[T]) -> T:
+        """The result of work on the engine's thread.
+
+        Raises:
+            ApiError: too late, too much at once, a request that cannot be done, or a failed model.
+        """
         self._future = asyncio.wrap_future(future)
         try:
-            result: T = await asyncio.wait_for(self._future, deadline_s - time.monotonic())
+            result: T = await asyncio.wait_for(self._future, self.left_s())
         except TimeoutError:
-            raise DeadlineError("The answer was not complete in time.", code="deadline") from None
+            raise _late() from None
         except QueueFullError as error:
             raise BusyError(str(error), retry_after_s=1.0) from error
         except InvalidInputError as error:
             raise BadRequestError(str(error)) from error
+        except asyncio.CancelledError:
+            if future.cancelled() and not _this_task_is_cancelled():
+                raise UnreadyError("The server stops.", retry_after_s=2.0) from None
+            raise
+        except Exception as error:
+            LOG.exception("%s failed", self.resolved.model)
+            raise FailedError(
+                f"The model failed: {type(error).__name__}.", code="failed"
+            ) from error
         return result
+
+
+def _late() -> DeadlineError:
+    return DeadlineError("The answer was not complete in time.", code="deadline")
+
+
+def _this_task_is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Merging:

@@ -44,7 +44,12 @@ class Answerer:
         """
         texts = self._texts(body)
         pinned = self._pin(body.model, key or body.user or body.session or _digest(texts))
-        answering = Answering(server=self.server, resolved=pinned[0], loaded=pinned[1])
+        answering = Answering(
+            server=self.server,
+            resolved=pinned[0],
+            loaded=pinned[1],
+            deadline_s=time.monotonic() + self.server.settings.limits.deadline_s,
+        )
         try:
             await self._answer(answering, body, texts, client)
         except ApiError as error:
@@ -77,11 +82,13 @@ class Answerer:
         found = self.server.shelf.pin(name, key)
         if found is None:
             view = self.server.shelf.view
-            reason = view.skipped.get(name)
-            known = ", ".join([BASE, *view.table.names()][:12])
+            if view.table.meant(name, key) in view.skipped:
+                # Why names files of the server: that is for its log and /admin/state.
+                said = "It is registered, but could not be loaded; the server's log says why."
+            else:
+                said = f"Known: {', '.join([BASE, *view.table.names()][:12])}."
             raise UnknownModelError(
-                f"Model {name!r} is not served"
-                + (f": {reason}" if reason else f". Known: {known}."),
+                f"Model {name!r} is not served. {said}",
                 param="model",
                 code="model_not_found",
             )
@@ -103,7 +110,6 @@ class Answerer:
             body=body,
             texts=texts,
             client=client,
-            deadline_s=time.monotonic() + limits.deadline_s,
         )
         loaded = answering.loaded
         if loaded is not None and loaded.memory is not None:

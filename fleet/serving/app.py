@@ -7,6 +7,7 @@ Ray Serve). No route takes a path, and none loads anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,9 +24,14 @@ from fleet.serving.answering import Answering
 from fleet.serving.answers import Answerer
 from fleet.serving.asking import Body
 from fleet.serving.documents import describe, responses
-from fleet.serving.errors import ApiError, BadRequestError, UnreadyError, error_body
-from fleet.serving.guard import App, Guard
-from fleet.serving.live_page import with_page
+from fleet.serving.errors import (
+    ApiError,
+    BadRequestError,
+    UnreadyError,
+    error_body,
+)
+from fleet.serving.guard import App, Guard, Receive, Scope, Send, failure
+from fleet.serving.live_page import host_names, with_page
 from fleet.serving.living.routes import add_feedback
 from fleet.serving.render import DONE, Choice, Form, sse
 from fleet.serving.schemas import ChatBody, CompletionBody
@@ -33,6 +39,7 @@ from fleet.serving.server import Server
 from fleet.serving.tokens import Secrets
 from fleet.serving.traffic import BASE
 
+LOG = logging.getLogger("fleet.serving")
 Key = Annotated[
     Annotated[str, StringConstraints(min_length=1, max_length=256)] | None,
     Header(alias="x-request-key", description="Decides, before `user`, who meets a canary."),
@@ -42,7 +49,13 @@ Key = Annotated[
 def build_app(server: Server, secrets: Secrets) -> App:
     """The guarded app over a started server, and the page at /fleet."""
     api = build_api(server, secrets)
-    guarded = Guard(api, secrets=secrets, limits=server.settings.limits, metrics=server.metrics)
+    guarded = Guard(
+        api,
+        secrets=secrets,
+        limits=server.settings.limits,
+        metrics=server.metrics,
+        hosts=host_names(server.settings),
+    )
     return with_page(guarded, server, secrets)
 
 
@@ -63,7 +76,12 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         lifespan=life,
         redirect_slashes=False,
     )
-    describe(api, auth=secrets.required, max_tokens=server.settings.limits.max_tokens)
+    describe(
+        api,
+        auth=secrets.required,
+        max_tokens=server.settings.limits.max_tokens,
+        names=answerer.prompts.templated,
+    )
     add_feedback(api, server.desk, admin=secrets.admin is not None)
     if secrets.admin is not None:
         _add_admin(api, server)
@@ -82,6 +100,12 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         return JSONResponse(
             error_body(str(error.detail), kind), error.status_code, headers=error.headers
         )
+
+    @api.exception_handler(Exception)
+    async def _fault(request: Request, error: Exception) -> Response:
+        """Starlette answers so and raises it again: the guard logs it."""
+        told = failure(request.scope["state"]["request_id"])
+        return JSONResponse(told.body(), told.status)
 
     @api.post("/v1/completions", responses=responses("completion"))
     async def completions(
@@ -133,10 +157,12 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         try:
             await asyncio.wait({begin, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not begin.done():
-                begin.cancel()
+                _abandon(begin)
                 return Response(status_code=499)
             answering = begin.result()
         except BaseException:
+            # This request's own task may be cancelled too, and nobody waits for `begin` then.
+            _abandon(begin)
             leaving.cancel()
             raise
         form = Form(
@@ -150,23 +176,59 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         if body.stream:
             leaving.cancel()
             usage = body.stream_options is not None and body.stream_options.include_usage
-            return StreamingResponse(
+            return Streamed(
                 _stream(answering, form, logprobs=logprobs, usage=usage),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+                answering,
+                read_s=server.settings.limits.body_s,
             )
         gathering = asyncio.ensure_future(_gather(answering))
         try:
             await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not gathering.done():
-                gathering.cancel()
                 return Response(status_code=499)
             return JSONResponse(form.whole(gathering.result(), logprobs=logprobs))
         finally:
+            gathering.cancel()
             leaving.cancel()
             answering.close()
 
     return api
+
+
+class Streamed(StreamingResponse):
+    """An answer in events; it lets its model go however it ends, begun or not."""
+
+    def __init__(
+        self, events: AsyncIterator[bytes], answering: Answering, *, read_s: float
+    ) -> None:
+        """`read_s`: how much longer than the answer a client may take to read it."""
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._answering = answering
+        self._read_s = read_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._answering.left_s() + self._read_s):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:  # nothing more can be said to it; the connection is closed
+            LOG.warning("a client did not read its answer in time")
+        finally:
+            self._answering.close()
+
+
+def _abandon(begin: asyncio.Future[Answering]) -> None:
+    """Nobody waits for this answer any more, at whatever point it is: its model is let go."""
+
+    def close(done: asyncio.Future[Answering]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().close()
+
+    begin.cancel()
+    begin.add_done_callback(close)
 
 
 def _add_admin(api: FastAPI, server: Server) -> None:

@@ -29,7 +29,6 @@ class Asking:
     body: Body
     texts: Sequence[str | list[int]]
     client: str
-    deadline_s: float
 
     @property
     def where(self) -> str:
@@ -70,6 +69,15 @@ class Asking:
             top_p=self.body.top_p or 1.0,
             seed=seed % 2**63,
         )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """A text of the request as token ids.
+
+        Raises:
+            BadRequestError: it cannot fit, or has no token.
+        """
+        written = isinstance(self.body, ChatBody) and self.prompts.templated
+        return self.prompts.encode(text, self.where, special=not written)
 
     def refuse(self, given: Mapping[str, bool], said: str) -> None:
         """Refuses fields that this kind of model has no use for.

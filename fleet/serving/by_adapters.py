@@ -27,14 +27,18 @@ async def answer(asking: Asking) -> None:
     loaded = answering.loaded
     strength = {} if loaded is None else dict.fromkeys(loaded.acting, body.adaptation_strength)
     sides = {} if loaded is None else _sides(loaded, body)
-    if loaded is None and (body.hints or body.behavioral_mode is not None):
-        param = "context_hints" if body.hints else "behavioral_mode"
-        raise BadRequestError("The base knows neither hints nor modes.", param=param)
+    if loaded is None:
+        asking.refuse(
+            {
+                "context_hints": bool(body.hints),
+                "behavioral_mode": body.behavioral_mode is not None,
+                "adaptation_strength": body.adaptation_strength != 1.0,
+            },
+            "The base has no adapter that knows of hints, modes or a strength: leave {param} out.",
+        )
     branch = _overlay(asking, strength)
     prompts = [
-        asking.prompts.encode(text, asking.where)
-        if isinstance(text, str)
-        else asking.prompts.check(text, asking.where)
+        asking.encode(text) if isinstance(text, str) else asking.prompts.check(text, asking.where)
         for text in asking.texts
     ]
     answering.prompt_tokens = sum(map(len, prompts))
@@ -57,7 +61,7 @@ async def answer(asking: Asking) -> None:
                     sampling=asking.sampling(seed + number),
                     stop=body.stops,
                     logprobs=asking.logprobs,
-                    deadline_s=asking.deadline_s,
+                    deadline_s=answering.deadline_s,
                     incremental=body.stream,
                 )
             )
@@ -127,4 +131,4 @@ async def _routing(
         told.pop("inputs")
         return told
 
-    return await asking.answering.wait(asking.server.loop.call(measure), asking.deadline_s)
+    return await asking.answering.wait(asking.server.loop.call(measure))

@@ -24,6 +24,7 @@ async def answer(asking: Asking) -> None:
             "safety": bool(body.safety),
             "context_hints": bool(body.hints),
             "behavioral_mode": body.behavioral_mode is not None,
+            "adaptation_strength": body.adaptation_strength != 1.0,
             "search": body.search is not None,
             "routing": body.routing,
         },
@@ -44,7 +45,7 @@ async def answer(asking: Asking) -> None:
     if key:
         store.put(key, stream)
     try:
-        made = await answering.wait(asking.run(work), asking.deadline_s)
+        made = await answering.wait(asking.run(work))
     finally:
         stream.busy = False
     if key:

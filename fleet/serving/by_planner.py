@@ -24,6 +24,7 @@ async def answer(asking: Asking) -> None:
             "safety": bool(body.safety),
             "context_hints": bool(body.hints),
             "behavioral_mode": body.behavioral_mode is not None,
+            "routing": body.routing,
             "adaptation_strength": body.adaptation_strength != 1.0,
         },
         "A planner answers greedily, with its skills as trained: leave {param} out.",
@@ -35,9 +36,9 @@ async def answer(asking: Asking) -> None:
     for index, text in enumerate(asking.texts):
         if not isinstance(text, str):
             raise BadRequestError("A planner reads a text, not token ids.", param="prompt")
-        asking.prompts.encode(text)
+        asking.encode(text)
         work = plan_answer(server.host, planner, text, search=body.search)
-        made = await answering.wait(asking.run(work), asking.deadline_s)
+        made = await answering.wait(asking.run(work))
         answering.prompt_tokens += made.prompt_tokens + made.read_tokens
         said = server.base.tokenizer(made.text, add_special_tokens=False)["input_ids"]
         plans.append(
@@ -48,6 +49,10 @@ async def answer(asking: Asking) -> None:
             }
         )
         event = Event(text=made.text, tokens=tuple(said), finish="stop")
+        most = asking.max_tokens(len(said))
+        if len(said) > most:
+            text = server.base.tokenizer.decode(said[:most])
+            event = Event(text=text, tokens=tuple(said[:most]), finish="length")
         answering.tell(Told(index=index, event=_cut(event, body.stops)))
     answering.extras["planner"] = plans
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fleet.errors import UsageError
 from fleet.page.app import MAX_LISTENERS
 from fleet.serving.app import build_app
 from fleet.serving.guard import App
@@ -52,14 +54,28 @@ class EngineReplica:
             raise RuntimeError(problem)
 
 
-def deploy(settings: ServingSettings, secrets: Secrets) -> None:
-    """Start or change the application on the Ray that this process has joined."""
+def deploy(settings: ServingSettings, secrets: Secrets, *, shared: bool = False) -> None:
+    """Start the application on the Ray that this process has joined.
+
+    Args:
+        shared: others may use this Ray.
+
+    Raises:
+        UsageError: an application of this name, or at this address, is there already.
+    """
     from ray import serve
+
+    if shared:
+        refuse_conflicts(
+            {name: app.route_prefix for name, app in serve.status().applications.items()}
+        )
     from ray.serve.config import HTTPOptions
 
     serve.start(
         http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=_quiet()
     )
+    if shared:
+        _require_address(settings)
     scaling: dict[str, Any] = {"num_replicas": settings.ray.replicas}
     if settings.ray.max_replicas > settings.ray.replicas:
         scaling = {
@@ -85,6 +101,24 @@ def deploy(settings: ServingSettings, secrets: Secrets) -> None:
     serve.run(deployment.bind(settings, secrets), name=APP, route_prefix="/")
 
 
+def refuse_conflicts(running: Mapping[str, str | None]) -> None:
+    """Ray Serve would replace an application of the same name; it is someone's.
+
+    Args:
+        running: application -> its route prefix.
+
+    Raises:
+        UsageError: `bem` is served there already, or another application stands at `/`.
+    """
+    at_root = next((name for name, route in running.items() if route in ("", "/")), None)
+    taken = APP if APP in running else at_root
+    if taken is not None:
+        raise UsageError(
+            f"Application '{taken}' is served on this Ray at {running[taken] or '/'}: end it first "
+            "(serve.delete), or serve elsewhere."
+        )
+
+
 @contextmanager
 def serving_on_ray(
     settings: ServingSettings, secrets: Secrets, *, address: str | None = None
@@ -95,8 +129,9 @@ def serving_on_ray(
     settings = settings.model_copy(
         update={"registry": settings.registry.resolve(), "runs": settings.runs.resolve()}
     )
-    folder = Path("/tmp") / f"bf-{os.getpid()}-haproxy"
-    prepare(folder, os.environ, local=address is None)
+    # HAProxy's sockets stand in it, whose paths must be short; nobody can have made it before.
+    folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
+    given = prepare(folder, os.environ, local=address is None)
     wanted = settings.ray.max_replicas if address is None else 0
     launch = LaunchSettings(
         paths=RunPaths(root=Path("runs") / "serve"),
@@ -105,25 +140,37 @@ def serving_on_ray(
         cpus=max(1, round(wanted * settings.ray.cpus)) + 1,
         address=address,
     )
-    with ray_session(launch):
-        from ray import serve
+    try:
+        with ray_session(launch):
+            deploy(settings, secrets, shared=address is not None)
+            try:
+                yield f"http://{settings.host}:{settings.port}"
+            finally:
+                end(shared=address is not None)
+    finally:
+        for name in given:
+            os.environ.pop(name, None)
+        shutil.rmtree(folder, ignore_errors=True)
 
-        try:
-            deploy(settings, secrets)
-            yield f"http://{settings.host}:{settings.port}"
-        finally:
-            serve.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+
+def end(*, shared: bool) -> None:
+    """Ends the application; where others may use this Ray, nothing else of Serve."""
+    from ray import serve
+
+    if shared:
+        serve.delete(APP)
+    else:
+        serve.shutdown()
 
 
 def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, ready: Any) -> None:
     """Serve until SIGINT or SIGTERM; `ready(url)` is called once it answers."""
     stop = threading.Event()
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def told(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with serving_on_ray(settings, secrets, address=address) as url:
             ready(url)
@@ -131,6 +178,18 @@ def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, rea
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _require_address(settings: ServingSettings) -> None:
+    """Serve that is started already keeps its own address and only logs that ours is ignored."""
+    from ray.serve.context import _get_global_client
+
+    config = _get_global_client().http_config
+    if (config.host, config.port) != (settings.host, settings.port):
+        raise UsageError(
+            f"Ray Serve on this cluster listens on {config.host}:{config.port} already; give "
+            f"--host {config.host} --port {config.port}, not {settings.host}:{settings.port}."
+        )
 
 
 def _quiet() -> Any:

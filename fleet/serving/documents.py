@@ -116,19 +116,22 @@ _WORDS = {
     409: "A session that is in use, or another model's.",
     413: "The body is too large.",
     415: "The body is not JSON by its type.",
+    421: "No token is needed here, and the Host header is no name of this server.",
     429: "Too many requests; Retry-After says when.",
     500: "The model failed on this input.",
     503: "The server is starting, or it stops.",
     504: "The answer did not come in time.",
 }
+_ALWAYS = (421, 500)
+"""Of every route."""
 _STATUSES = {
-    "completion": (400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 504),
-    "chat": (400, 401, 404, 408, 409, 413, 415, 429, 500, 503, 504),
+    "completion": (400, 401, 404, 408, 409, 413, 415, 429, 503, 504),
+    "chat": (400, 401, 404, 408, 409, 413, 415, 429, 503, 504),
     "models": (401, 408, 413, 429),
     "metrics": (401, 408, 413, 429),
     "health": (408, 413),
     "admin": (400, 401, 403, 408, 413, 415, 429),
-    "feedback": (400, 401, 404, 408, 413, 415, 429, 500, 503),
+    "feedback": (400, 401, 404, 408, 413, 415, 429, 503),
     "feedback_status": (401, 403, 408, 413, 429),
 }
 
@@ -152,7 +155,7 @@ def responses(what: str) -> dict[int | str, dict[str, Any]]:
             "description": _WORDS[503],
             "content": {"application/json": {"schema": _BODIES["health"]}},
         }
-    for status in _STATUSES[what]:
+    for status in (*_STATUSES[what], *_ALWAYS):
         found[status] = {
             "description": _WORDS[status],
             "content": {"application/json": {"schema": _ERROR}},
@@ -160,8 +163,12 @@ def responses(what: str) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def describe(api: FastAPI, *, auth: bool, max_tokens: int) -> None:
-    """Give the app its document: without FastAPI's own 422, with the token where one is needed."""
+def describe(api: FastAPI, *, auth: bool, max_tokens: int, names: bool) -> None:
+    """Give the app its document: without FastAPI's own 422, with the token where one is needed.
+
+    Args:
+        names: whether messages may have a name: a chat template alone knows what to do with it.
+    """
 
     def document() -> dict[str, Any]:
         if api.openapi_schema is None:
@@ -177,6 +184,8 @@ def describe(api: FastAPI, *, auth: bool, max_tokens: int) -> None:
                 for field in ("max_tokens", "max_completion_tokens"):
                     if field in fields:
                         fields[field]["anyOf"][0]["maximum"] = max_tokens
+            if not names:
+                del made["components"]["schemas"]["Message"]["properties"]["name"]
             schemes = {"bearer": {"type": "http", "scheme": "bearer"}}
             made.setdefault("components", {})["securitySchemes"] = schemes
             api.openapi_schema = made

@@ -1,8 +1,10 @@
 """Before any route: who asks, how often, how much and how slowly. Plain ASGI.
 
 The whole body is read here, within bounds of size and time, so that no route waits for a client. It
-refuses what is nested too deeply before anything parses it. Every request is counted and gets an
-id. Knows no model.
+refuses what is nested too deeply, or is not UTF-8, before anything parses it. Every request is
+counted and gets an id. Where no token is needed, a site that a browser visits could make its name
+point at this machine (DNS rebinding) and ask with what the browser lends it: so there the Host
+header must be a name of this server. Knows no model.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from fleet.page.guard import name_of
 from fleet.serving.errors import (
     ApiError,
     BadRequestError,
@@ -51,9 +54,20 @@ class Guard:
     """Wraps an app."""
 
     def __init__(
-        self, app: App, *, secrets: Secrets, limits: LimitSettings, metrics: Metrics
+        self,
+        app: App,
+        *,
+        secrets: Secrets,
+        limits: LimitSettings,
+        metrics: Metrics,
+        hosts: Iterable[str],
     ) -> None:
+        """
+        Args:
+            hosts: names that the Host header may say where no token is needed.
+        """
         self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
         self._secrets = secrets
         self._limits = limits
         self._metrics = metrics
@@ -66,10 +80,12 @@ class Guard:
         began_s = time.monotonic()
         request_id = uuid.uuid4().hex
         status = 500
-        begun = False
+        begun = whole = False
 
         async def told(message: Message) -> None:
-            nonlocal status, begun
+            nonlocal status, begun, whole
+            if message["type"] == "http.response.body":
+                whole = not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 begun = True
                 status = message["status"]
@@ -89,9 +105,10 @@ class Guard:
             await refuse(told, error)
         except Exception:
             LOG.exception("request %s failed", request_id)
-            if begun:
+            if begun and not whole:
                 raise
-            await refuse(told, FailedError(f"Something failed here; it is logged as {request_id}."))
+            if not begun:
+                await refuse(told, failure(request_id))
         finally:
             self._metrics.request(scope["path"], status, time.monotonic() - began_s)
 
@@ -101,6 +118,8 @@ class Guard:
         Raises:
             UnauthorizedError, ForbiddenError, BusyError: it is not let in.
         """
+        if not self._secrets.required and name_of(_header(scope, b"host")) not in self._hosts:
+            raise _WrongHostError("This host name is not served here.", code="host_not_served")
         path = scope["path"]
         if path in OPEN:
             return "anonymous"
@@ -152,6 +171,7 @@ class Guard:
             kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if body and kind != b"application/json":
                 raise _WrongTypeError("Send JSON, with Content-Type: application/json.")
+            _require_utf8(body)
             if depth(body, self._limits.json_depth):
                 raise BadRequestError(
                     f"The body is nested deeper than {self._limits.json_depth} levels."
@@ -164,6 +184,15 @@ class _WrongTypeError(BadRequestError):
     status = 415
 
 
+class _WrongHostError(BadRequestError):
+    status = 421
+
+
+def failure(request_id: str) -> FailedError:
+    """What is said of a fault that nobody foresaw."""
+    return FailedError(f"Something failed here; it is logged as {request_id}.")
+
+
 def depth(body: bytes, most: int) -> bool:
     """Whether JSON is nested deeper than `most`, without parsing it."""
     if body.count(b"[") + body.count(b"{") <= most:
@@ -174,6 +203,19 @@ def depth(body: bytes, most: int) -> bool:
         if level > most:
             return True
     return False
+
+
+def _require_utf8(body: bytes) -> None:
+    """Python's parser would also guess UTF-16 and UTF-32, which `depth` does not read."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequestError("The body is not UTF-8.", code="invalid_encoding") from None
+    if b"\0" in body or body.startswith(b"\xef\xbb\xbf"):
+        raise BadRequestError(
+            "The body begins with a byte order mark or holds a zero byte: send plain UTF-8.",
+            code="invalid_encoding",
+        )
 
 
 def _require_text(body: bytes) -> None:
@@ -202,12 +244,15 @@ async def refuse(send: Send, error: ApiError) -> None:
     await send({"type": "http.response.body", "body": content})
 
 
+def _header(scope: Scope, wanted: bytes) -> str:
+    """The first header of this name; empty where there is none."""
+    found = (value for name, value in scope["headers"] if name == wanted)
+    return next(found, b"").decode("latin-1")
+
+
 def _bearer(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            kind, _, token = value.decode("latin-1").partition(" ")
-            return token.strip() if kind.lower() == "bearer" and token.strip() else None
-    return None
+    kind, _, token = _header(scope, b"authorization").partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -3,7 +3,8 @@
 Ray 2.60 writes a configuration in which HAProxy's statistics and its Prometheus page listen on all
 interfaces, without a token, on fixed ports. Beside a server that is to be reached from this machine
 only that is too much: the binary that Ray starts is a script that puts these two on loopback and
-then becomes HAProxy. Knows no Serve.
+then becomes HAProxy. On a cluster that is there already none of it applies: its processes have the
+environment that `ray start` gave them. Knows no Serve.
 """
 
 from __future__ import annotations
@@ -48,29 +49,30 @@ exec "{binary}" "$@"
 """
 
 
-def prepare(folder: Path, environ: MutableMapping[str, str], *, local: bool) -> None:
+def prepare(folder: Path, environ: MutableMapping[str, str], *, local: bool) -> tuple[str, ...]:
     """Variables for Ray's processes; to be set before Ray starts. What is set already stands.
 
     Args:
         folder: HAProxy's own; it is made, for its user only. Its path must be short.
         local: on this machine only; else other nodes must reach its pages.
+
+    Returns:
+        Names of those that were set here.
     """
-    for name, value in _SETTINGS.items():
-        environ.setdefault(name, value)
-    if not local:
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, value in _LOCAL_SETTINGS.items():
-        environ.setdefault(name, value)
-    environ.setdefault("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", str(folder))
-    for name, file in _FILES.items():
-        environ.setdefault(name, str(folder / file))
-    for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True):
-        environ.setdefault(name, str(port))
-    script = folder / "haproxy"
-    script.write_text(_SCRIPT.format(binary=_binary()), encoding="utf-8")
-    script.chmod(0o700)
-    environ.setdefault("RAY_SERVE_HAPROXY_BINARY_PATH", str(script))
+    wanted = dict(_SETTINGS)
+    if local:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wanted |= _LOCAL_SETTINGS
+        wanted["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = str(folder)
+        wanted |= {name: str(folder / file) for name, file in _FILES.items()}
+        wanted |= dict(zip(_PORTS, map(str, _free_ports(len(_PORTS))), strict=True))
+        script = folder / "haproxy"
+        script.write_text(_SCRIPT.format(binary=_binary()), encoding="utf-8")
+        script.chmod(0o700)
+        wanted["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(script)
+    fresh = {name: value for name, value in wanted.items() if name not in environ}
+    environ.update(fresh)
+    return tuple(fresh)
 
 
 def _binary() -> str:

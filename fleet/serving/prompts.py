@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from fleet.serving.errors import BadRequestError
 from fleet.serving.schemas import Message
 
@@ -18,8 +20,16 @@ class Prompts:
         self._positions = positions
         self._vocab = vocab
 
-    def encode(self, text: str, param: str = "prompt") -> tuple[int, ...]:
+    @property
+    def templated(self) -> bool:
+        """Whether chats are written by a template of the tokenizer's."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def encode(self, text: str, param: str = "prompt", *, special: bool = True) -> tuple[int, ...]:
         """A text, as `BEMModel.generate` reads it.
+
+        Args:
+            special: whether the tokenizer adds its own tokens (BOS); a template wrote them already.
 
         Raises:
             BadRequestError: it cannot fit, or has no token.
@@ -27,7 +37,7 @@ class Prompts:
         most = self._positions * self._longest_token
         if len(text) > most:
             raise too_long(f"{param} has {len(text)} characters: at most {most} can fit.", param)
-        ids = tuple(self._tokenizer(text)["input_ids"])
+        ids = tuple(self._tokenizer(text, add_special_tokens=special)["input_ids"])
         if not ids:
             raise BadRequestError(f"{param} has no token.", param=param)
         return self._fitting(ids, param)
@@ -47,13 +57,32 @@ class Prompts:
 
     def chat(self, messages: Sequence[Message]) -> str:
         """Messages as one text: by the tokenizer's template; without one their texts, each closed
-        by a newline, as a base without roles has learned to read."""
-        if getattr(self._tokenizer, "chat_template", None):
-            given = [{"role": m.role, "content": m.text} for m in messages]
-            text: str = self._tokenizer.apply_chat_template(
-                given, tokenize=False, add_generation_prompt=True
-            )
+        by a newline, as a base without roles has learned to read.
+
+        Raises:
+            BadRequestError: the template refuses these messages, or there is none for a name.
+        """
+        if self.templated:
+            given = [
+                {"role": m.role, "content": m.text} | ({"name": m.name} if m.name else {})
+                for m in messages
+            ]
+            try:
+                text: str = self._tokenizer.apply_chat_template(
+                    given, tokenize=False, add_generation_prompt=True
+                )
+            except (TemplateError, TypeError, ValueError) as error:
+                said = " ".join(str(error).split())[:300]
+                raise BadRequestError(
+                    f"The base's chat template does not take these messages: {said}",
+                    param="messages",
+                    code="chat_template",
+                ) from error
             return text
+        if any(m.name for m in messages):
+            raise BadRequestError(
+                "This base has no chat template, so `name` has no place.", param="messages"
+            )
         return "".join(m.text if m.text.endswith("\n") else f"{m.text}\n" for m in messages)
 
     @cached_property

@@ -85,10 +85,6 @@ class SessionStore:
         while len(self._streams) > self._max and idle:
             del self._streams[idle.pop(0)]
 
-    def drop(self, key: str) -> None:
-        """Forget a stream: its request has failed half-way."""
-        self._streams.pop(key, None)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamAnswer:

@@ -96,7 +96,7 @@ class ServingSettings(_Strict):
     runs: Path = Path("runs")
     """Launches that the page at /fleet shows."""
     page_hosts: tuple[str, ...] = ()
-    """Further names by which browsers reach that page."""
+    """Further names by which the server is reached: of the page, and of an API without tokens."""
     base: str = "bundled"
     """Base model: `bundled`, a folder or a hub id. Models over another base are not served."""
     host: str = LOOPBACK
@@ -141,6 +141,9 @@ def read_settings(path: Path | None, changes: dict[str, Any]) -> ServingSettings
         *parents, leaf = name.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                got = "nothing" if target is None else type(target).__name__
+                raise ConfigError(f"{path}: field '{parent}': expected fields, got {got}.")
         target[leaf] = value
     try:
         return ServingSettings.model_validate(data)

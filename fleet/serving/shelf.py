@@ -2,12 +2,16 @@
 
 A model is loaded aside, put on the host between two steps, and only then named in a new view. A
 request pins the id that it was given until its answer ends, so a model that no view names any more
-leaves the host only when its last answer has. Knows no HTTP.
+leaves the host only when its last answer has. A model that cannot be loaded costs no other its
+place; it is tried again, ever more rarely, for what was wrong may pass (a disk, a copy under way).
+Knows no HTTP.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -19,8 +23,11 @@ from fleet.serving.catalog import Catalog, Entry, Listing
 from fleet.serving.loading import Loaded, load_entry
 from fleet.serving.traffic import Resolved, Table
 
+LOG = logging.getLogger("fleet.serving")
 ATTACH_S = 60.0
 """How long putting adapters on or off between two steps may take."""
+RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
+"""After how long skipped models are tried again: at first, and at most; it doubles between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +42,7 @@ class View:
 
 
 class Shelf:
-    """Follows a catalog. `refresh` comes from one thread, `pin` and `release` from any."""
+    """Follows a catalog. Every method may come from any thread; one `refresh` goes on at a time."""
 
     def __init__(
         self,
@@ -45,13 +52,20 @@ class Shelf:
         *,
         canary_share: float,
         load: Callable[[Entry, FrozenBase], Loaded] = load_entry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._base = base
         self._loop = loop
         self._load = load
         self._share = canary_share
+        self._clock = clock
         self._lock = threading.Lock()
+        """Of the view and the pins; held for moments."""
+        self._refreshing = threading.Lock()
+        """Of what `refresh` does; held while models load."""
+        self._retry_s = RETRY_S
+        self._retry_at_s = 0.0
         self._view = View()
         self._pins: Counter[str] = Counter()
         self._retiring: dict[str, Loaded] = {}
@@ -97,41 +111,57 @@ class Shelf:
                 del self._pins[model]
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Take over what changed in the catalog; True where something did."""
+        """Take over what changed in the catalog, and try skipped models again where their time has
+        come; True where something changed."""
+        with self._refreshing:
+            return self._refresh(force=force)
+
+    def _refresh(self, *, force: bool) -> bool:
         self._sweep()
-        if not force and self._catalog.version() == self._view.version:
+        before = self._view
+        moved = self._catalog.version() != before.version
+        again = bool(before.skipped) and self._clock() >= self._retry_at_s
+        if not (force or moved or again):
             return False
         listing = self._catalog.listing()
-        first = self._view.version < 0
         models, skipped = self._models(listing)
-        table = Table(
-            lines=listing.lines,
-            ids={entry.id: entry.line for entry in listing.entries if entry.id in models},
-            canary_share=self._share,
-        )
+        self._plan_retry(grow=again and not moved and len(skipped) >= len(before.skipped))
         with self._lock:
+            table = Table(
+                lines=listing.lines,
+                ids={entry.id: entry.line for entry in listing.entries if entry.id in models},
+                canary_share=self._share,
+            )
             gone = {k: v for k, v in self._view.models.items() if k not in models}
             self._view = View(version=listing.version, table=table, models=models, skipped=skipped)
-            self._retiring |= gone
-        if not first:
+            self._retiring = {k: v for k, v in self._retiring.items() if k not in models} | gone
+        changed = moved or force or models.keys() != before.models.keys()
+        if changed and before.version >= 0:
             self.swaps += 1
         self._sweep()
-        return True
+        return changed or skipped != before.skipped
+
+    def _plan_retry(self, *, grow: bool) -> None:
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S) if grow else RETRY_S
+        self._retry_at_s = self._clock() + self._retry_s
 
     def _models(self, listing: Listing) -> tuple[dict[str, Loaded], dict[str, str]]:
         """Those of the listing, new ones loaded and put on the host."""
         models: dict[str, Loaded] = {}
         skipped: dict[str, str] = {}
         for entry in listing.entries:
-            known = self._view.models.get(entry.id) or self._retiring.pop(entry.id, None)
+            known = self._view.models.get(entry.id) or self._retiring.get(entry.id)
             if known is not None:
                 models[entry.id] = known
                 continue
             try:
                 loaded = self._load(entry, self._base)
                 self._wait(self._loop.call(lambda made=loaded: self._attach(made)))  # type: ignore[misc]
-            except (ValueError, OSError, KeyError) as error:
-                skipped[entry.id] = " ".join(str(error).split())
+            except Exception as error:  # whatever is wrong with one, the others are served
+                expected = isinstance(error, ValueError | OSError | KeyError)
+                LOG.warning("%s cannot be loaded", entry.id, exc_info=not expected)
+                said = " ".join(str(error).split())
+                skipped[entry.id] = said if expected else f"{type(error).__name__}: {said}"
                 continue
             models[entry.id] = loaded
         return models, skipped
@@ -162,4 +192,8 @@ class Shelf:
 
     @staticmethod
     def _wait(future: Future[None]) -> None:
-        future.result(ATTACH_S)
+        try:
+            future.result(ATTACH_S)
+        except TimeoutError:
+            future.cancel()  # what is reported as not done must not be done later
+            raise

@@ -41,17 +41,28 @@ class Table:
         """The id for this name and request key; None: no such model is served."""
         if name in self.ids:
             return Resolved(model=name, line=self.ids[name], role="id")
+        line, alias = self._alias(name, key)
+        model = self.lines.get(line, {}).get(alias)
+        if model is None or model not in self.ids:
+            return None
+        return Resolved(model=model, line=line, role=alias)
+
+    def meant(self, name: str, key: str) -> str:
+        """The id that an alias points at, served or not; another name stands for itself."""
+        line, alias = self._alias(name, key)
+        return self.lines.get(line, {}).get(alias, name)
+
+    def _alias(self, name: str, key: str) -> tuple[str, str]:
+        """Line and alias of a name for this key."""
         line, _, alias = name.partition("@")
         line = self._line(line)
         aliases = self.lines.get(line, {})
         if not alias:
             alias = "champion"
-            if "canary" in aliases and place(line, key) < self.canary_share:
+            # A canary that could not be loaded takes no traffic away from the champion.
+            if aliases.get("canary") in self.ids and place(line, key) < self.canary_share:
                 alias = "canary"
-        model = aliases.get(alias)
-        if model is None or model not in self.ids:
-            return None
-        return Resolved(model=model, line=line, role=alias)
+        return line, alias
 
     def names(self) -> list[str]:
         """Every name that means something, ids last."""

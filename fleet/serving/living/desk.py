@@ -6,6 +6,7 @@ Knows no HTTP.
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bem.base import BaseModel as FrozenBase
 from bem.base import load_base
 from bem.data import Encoded, Example, encode
 from bem.errors import InvalidInputError
-from fleet.errors import LedgerError
+from fleet.errors import FleetError, LedgerError
 from fleet.registry.forms import base_path
 from fleet.serving.errors import BadRequestError, BusyError, UnknownModelError, UnreadyError
 from fleet.serving.living.learner import Learner
@@ -23,6 +24,8 @@ from fleet.serving.metrics import Metrics
 from fleet.serving.settings import ServingSettings
 from fleet.serving.shelf import Shelf
 from fleet.serving.traffic import BASE
+
+LOG = logging.getLogger("fleet.serving")
 
 
 class Desk:
@@ -40,6 +43,9 @@ class Desk:
         self._base = base
         self._metrics = metrics
         self._lock = threading.Lock()
+        """Of the learners' table; held for moments."""
+        self._starting = threading.Lock()
+        """Of beginning one, which verifies a model; held for seconds."""
         self._learners: dict[str, Learner] = {}
 
     def offer(self, model: str, prompt: str, completion: str, request_id: str) -> dict[str, Any]:
@@ -76,8 +82,9 @@ class Desk:
     def stop(self) -> None:
         """Ends all learners."""
         with self._lock:
-            for learner in self._learners.values():
-                learner.stop()
+            learners = list(self._learners.values())
+        for learner in learners:
+            learner.stop()
 
     def _line(self, name: str) -> str:
         if not self._settings.living.enabled:
@@ -111,9 +118,12 @@ class Desk:
 
     def _learner(self, line: str) -> Learner:
         settings = self._settings
-        with self._lock:
-            known = self._learners.get(line)
-            if known is not None and known.state != "stopped":
+        known = self._running(line)
+        if known is not None:
+            return known
+        with self._starting:
+            known = self._running(line)
+            if known is not None:
                 return known
             registry: Path = settings.registry
             try:
@@ -135,5 +145,19 @@ class Desk:
                     code="learns_elsewhere",
                     retry_after_s=10.0,
                 ) from error
-            self._learners[line] = learner
+            except (FleetError, OSError) as error:
+                # The reason names files of the server: that is for its log.
+                LOG.warning("no learner of %s: %s", line, error)
+                raise UnreadyError(
+                    f"The learner of {line} cannot begin now; the server's log says why.",
+                    code="learner_unready",
+                    retry_after_s=10.0,
+                ) from error
+            with self._lock:
+                self._learners[line] = learner
             return learner
+
+    def _running(self, line: str) -> Learner | None:
+        with self._lock:
+            known = self._learners.get(line)
+        return None if known is None or known.state == "stopped" else known

@@ -49,4 +49,4 @@ def add_feedback(api: FastAPI, desk: Desk, *, admin: bool) -> None:
         @api.get("/v1/feedback/status", responses=responses("feedback_status"))
         async def status() -> Response:
             """Learners, their counts, the last canary run."""
-            return JSONResponse(desk.status())
+            return JSONResponse(await asyncio.to_thread(desk.status))

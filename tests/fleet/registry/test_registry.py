@@ -22,6 +22,7 @@ from fleet.registry.checking import check
 from fleet.registry.folders import measure, read_manifest, staged
 from fleet.registry.reader import RegistryReader
 from fleet.registry.records import (
+    MANIFEST,
     MODEL,
 )
 from fleet.registry.transfer import export_model, import_model
@@ -215,6 +216,15 @@ def test_export_and_import(registry: Registry, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="needs --force --reason"):
             import_model(other, tmp_path / "two", target="none", forced=None, actor="import")
         assert import_model(other, tmp_path / "two", target="auto", forced="to compare", actor="i")
+        named = out / MANIFEST
+        manifest = json.loads(named.read_text())
+        whole = named.read_text()
+        stolen = manifest["id"].replace("bundled:A-planner", "bundled:B-all_params")
+        assert stolen != manifest["id"]
+        named.write_text(json.dumps(manifest | {"id": stolen}))
+        with pytest.raises(StorageError, match="does not belong to the content"):
+            import_model(other, out, target="none", forced=None, actor="import")
+        named.write_text(whole)
         (out / MODEL / "part" / "weights.safetensors").write_text("One")
         with pytest.raises(StorageError, match=r"was not imported: .*sha256"):
             import_model(other, out, target="none", forced=None, actor="import")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -200,19 +201,19 @@ def test_a_session_goes_on_and_stays_small(client: openai.OpenAI) -> None:
         )
         return made.model_extra["bem"], made.choices[0].logprobs
 
-    whole, whole_logprobs = asked(ids, "whole")
-    first, _ = asked(ids[:90], "parts")
-    # The answer is part of the stream: the other parts go on after it.
-    rest = [*first["token_ids"], *ids[90:]]
-    straight, straight_logprobs = asked([*ids[:90], *rest], None)
-    sizes = {first["session"]["state_bytes"], whole["session"]["state_bytes"]}
-    for start in range(0, len(ids) - 90, 61):
-        last, logprobs = asked(ids[90 + start : 90 + start + 61], "parts")
-        sizes.add(last["session"]["state_bytes"])
-        break
+    seen: list[int] = []
+    sizes = set()
+    for start in range(0, len(ids), 90):
+        part = ids[start : start + 90]
+        told, logprobs = asked(part, "parts")
+        # A fresh stream of everything so far, answers included, says the same.
+        straight, straight_logprobs = asked([*seen, *part], None)
+        assert told["token_ids"] == straight["token_ids"]
+        assert logprobs.token_logprobs == pytest.approx(straight_logprobs.token_logprobs, abs=1e-4)
+        seen += [*part, *told["token_ids"]]
+        assert told["session"]["tokens"] == len(seen)
+        sizes |= {told["session"]["state_bytes"], straight["session"]["state_bytes"]}
     assert len(sizes) == 1
-    assert last["session"]["tokens"] == 90 + 1 + 61 + 1
-    del straight, straight_logprobs, logprobs, whole_logprobs
     with pytest.raises(openai.BadRequestError, match="0 to 63"):
         asked([64], None)
     with pytest.raises(openai.BadRequestError, match="token ids of its own streams"):
@@ -243,14 +244,15 @@ def test_a_session_goes_on_and_stays_small(client: openai.OpenAI) -> None:
         ({"model": BASE, "prompt": "x", "session": "s"}, 400, "memory models"),
         ({"model": BASE, "prompt": "x", "session": "../s"}, 400, "session"),
         ({"model": BASE, "prompt": "\ud800"}, 400, "surrogate"),
+        ({"model": BASE, "prompt": "x", "adaptation_strength": 0.5}, 400, "adaptation_strength"),
         ({"model": "tiny:A", "prompt": "a b: c", "temperature": 1}, 400, "greedily"),
+        ({"model": "tiny:A", "prompt": "a b: c", "routing": True}, 400, "routing"),
+        ({"model": "scratch:E", "prompt": [1], "adaptation_strength": 0.5}, 400, "no use for adap"),
     ],
 )
 def test_errors_have_openai_s_form(
     http: httpx2.Client, body: dict[str, Any], status: int, needle: str
 ) -> None:
-    import re
-
     answer = http.post(
         "/v1/completions",
         content=json.dumps(body).encode(),
@@ -260,6 +262,29 @@ def test_errors_have_openai_s_form(
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert re.search(needle, error["message"]), error
+
+
+def test_first_token_is_timed_where_it_is_made(client: openai.OpenAI, server: Server) -> None:
+    """Also of an answer that is told whole: not at its end."""
+
+    def seconds() -> float:
+        page = server.metrics.page(server.engine.load, 0, 0).decode()
+        return float(re.findall(r"bem_serving_first_token_seconds_sum (\S+)", page)[0])
+
+    before, began = seconds(), time.monotonic()
+    client.completions.create(model=BASE, prompt="x", max_tokens=400)
+    assert 0 < seconds() - before < (time.monotonic() - began) / 3
+
+
+def test_a_planner_s_answer_keeps_to_max_tokens(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny:A", "prompt": "find age sefar: sefar job nurse"}
+    whole = client.completions.create(**asked)
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 2
+    cut = client.completions.create(**asked, max_tokens=2)
+    assert cut.usage is not None
+    assert (cut.usage.completion_tokens, cut.choices[0].finish_reason) == (2, "length")
+    assert whole.choices[0].text.startswith(cut.choices[0].text)
 
 
 def test_a_client_that_leaves_frees_its_rows(url: str, server: Server) -> None:

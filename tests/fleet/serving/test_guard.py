@@ -82,6 +82,10 @@ def test_a_bucket_a_client(guarded: str) -> None:
         (b'{"model": "base", "prompt": "[[[[' + b"[" * 99 + b'"}', "application/json", 200),
         (b"{", "application/json", 400),
         (b'"\xff\xfe"', "application/json", 400),
+        ('{"model": "base", "prompt": "x"}'.encode("utf-16"), "application/json", 400),
+        ('{"model": "base", "prompt": "x"}'.encode("utf-16-le"), "application/json", 400),
+        ('{"model": "base", "prompt": "x"}'.encode("utf-32-be"), "application/json", 400),
+        ('{"model": "base", "prompt": "x"}'.encode("utf-8-sig"), "application/json", 400),
         (b'{"model": "base", "prompt": "x", "temperature": NaN}', "application/json", 400),
         (b"model=base", "application/x-www-form-urlencoded", 415),
     ],
@@ -155,6 +159,11 @@ def test_settings_name_file_and_field(tmp_path: Path) -> None:
     path = tmp_path / "serving.yaml"
     path.write_text("engine:\n  rowz: 3\n")
     with pytest.raises(ConfigError, match=r"serving.yaml: field 'engine.rowz'"):
+        read_settings(path, {})
+    path.write_text("engine:\nray:\n")
+    with pytest.raises(ConfigError, match=r"serving.yaml: field 'ray': expected fields, got noth"):
+        read_settings(path, {"ray.replicas": 2})
+    with pytest.raises(ConfigError, match=r"serving.yaml: field 'engine'"):
         read_settings(path, {})
     path.write_text("engine:\n  rows: 3\n")
     made = read_settings(path, {"engine.queue": 5, "host": "0.0.0.0"})

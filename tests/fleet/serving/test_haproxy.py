@@ -26,7 +26,8 @@ listen stats
 
 def test_pages_of_all_interfaces_go_to_loopback(tmp_path: Path) -> None:
     environ: dict[str, str] = {"RAY_SERVE_HAPROXY_NBTHREAD": "2"}
-    prepare(tmp_path / "haproxy", environ, local=True)
+    given = prepare(tmp_path / "haproxy", environ, local=True)
+    assert set(given) == environ.keys() - {"RAY_SERVE_HAPROXY_NBTHREAD"}
     assert environ["RAY_SERVE_HAPROXY_NBTHREAD"] == "2"
     assert (tmp_path / "haproxy").stat().st_mode & 0o077 == 0
     metrics = environ["RAY_SERVE_HAPROXY_METRICS_PORT"]

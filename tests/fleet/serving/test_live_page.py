@@ -51,7 +51,16 @@ def test_on_loopback_it_is_open_and_told_of_traffic(http: httpx2.Client, shop: S
 
 def test_another_name_for_loopback_is_refused(http: httpx2.Client) -> None:
     assert http.get("/fleet/", headers={"host": "evil.example"}).status_code == 421
-    assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 200
+    asked = http.get("/v1/models", headers={"host": "evil.example:8000"})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (421, "host_not_served")
+    assert http.get("/v1/models", headers={"host": "localhost:8000"}).status_code == 200
+
+
+def test_where_a_token_is_needed_the_api_has_any_name(server: Server, url: str) -> None:
+    del url
+    client = app(server, client=CLIENT)
+    headers = {"host": "api.example", "authorization": f"Bearer {CLIENT}"}
+    assert client.get("/v1/models", headers=headers).status_code == 200
 
 
 def test_the_admin_s_token_opens_it_and_the_cookie_opens_nothing_else(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from living_shop import CHANGED, LINE, LivingShop, teach
 
 from bem import load_base
+from fleet.errors import StorageError
 from fleet.serving import trial
 from fleet.serving.living.learner import Learner
 from fleet.serving.living.source import Place, follow
@@ -53,6 +56,35 @@ def test_a_full_queue_says_when_to_come_back(living: LivingShop, opened: Opened)
         assert second.status_code == 429
         assert second.json()["error"]["code"] == "feedback_queue_full"
         assert int(second.headers["retry-after"]) >= 1
+
+
+def test_the_event_loop_goes_on_while_a_learner_begins(
+    living: LivingShop, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning verifies a model, which takes seconds; nobody else waits for it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        raise StorageError(f"{living.registry}: a file that nobody outside should hear of")
+
+    boss = "admin-token-0123456789"
+    secrets = read_secrets(None, None, {ADMIN_VARIABLE: boss})
+    with opened(living, secrets) as (_, http), ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr("fleet.serving.living.desk.find_start", slow)
+        told = pool.submit(http.post, "/v1/feedback", json=GOOD)
+        assert begun.wait(30)
+        headers = {"Authorization": f"Bearer {boss}"}
+        try:
+            asked = http.get("/v1/feedback/status", headers=headers, timeout=5)
+            assert asked.json()["learners"] == {}
+            assert http.get("/healthz", timeout=5).status_code == 200
+        finally:
+            go_on.set()
+        answer = told.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "learner_unready")
+    assert "registry" not in answer.text
 
 
 def test_tokens(living: LivingShop, opened: Opened) -> None:
