@@ -67,17 +67,49 @@ def teacher_forced_exact_match(
     max_tokens: int = 4096,
 ) -> list[bool]:
     """For each example: is every target token, eos included, the argmax given those before it?"""
-    pad_id = pad_id_of(host.base.tokenizer)
     hits = [False] * len(encoded)
-    for index in buckets([e.length for e in encoded], max_tokens):
-        batch = pad([encoded[i] for i in index], pad_id=pad_id, device=host.base.device)
-        logits_NV = target_logits(host, batch, routing(batch, index))
-        scored_BT = batch.labels_BT[:, 1:] != IGNORED
-        wrong_N = logits_NV.argmax(-1) != batch.labels_BT[:, 1:][scored_BT]
+    for index, scored_BT, logits_NV, labels_N in _scored(host, encoded, routing, max_tokens):
+        wrong_N = logits_NV.argmax(-1) != labels_N
         wrong_BT = torch.zeros_like(scored_BT).masked_scatter(scored_BT, wrong_N)
         for i, miss in zip(index, wrong_BT.any(1).tolist(), strict=True):
             hits[i] = not miss
     return hits
+
+
+@torch.inference_mode()
+def target_nll(
+    host: AdapterHost,
+    encoded: Sequence[Encoded],
+    *,
+    routing: Routing = prompt_routing,
+    max_tokens: int = 4096,
+) -> list[float]:
+    """For each example: -log p(target | prompt) in nats, summed over its tokens, eos included."""
+    found = [0.0] * len(encoded)
+    for index, scored_BT, logits_NV, labels_N in _scored(host, encoded, routing, max_tokens):
+        nll_N = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        nll_BT = nll_N.new_zeros(scored_BT.shape).masked_scatter(scored_BT, nll_N)
+        for i, nll in zip(index, nll_BT.sum(1).tolist(), strict=True):
+            found[i] = nll
+    return found
+
+
+def _scored(
+    host: AdapterHost, encoded: Sequence[Encoded], routing: Routing, max_tokens: int
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """By batch: positions of its rows in the examples, where target tokens are predicted
+    (B, T - 1), the logits there (N, V) and the tokens (N,)."""
+    pad_id = pad_id_of(host.base.tokenizer)
+    for index in buckets([e.length for e in encoded], max_tokens):
+        batch = pad([encoded[i] for i in index], pad_id=pad_id, device=host.base.device)
+        labels_BT = batch.labels_BT[:, 1:]
+        scored_BT = labels_BT != IGNORED
+        yield (
+            index,
+            scored_BT,
+            target_logits(host, batch, routing(batch, index)),
+            labels_BT[scored_BT],
+        )
 
 
 @torch.inference_mode()

@@ -2,10 +2,10 @@
 
     w = softmax(sharpness * controller(embeddings of the prompt))        (B, K)
 
-It learns by the task's loss alone, without labels, while every adapter acts with its weight
-(`soft`). In use the adapter with the largest weight acts alone (`hard`): what the others would
-still add is what tasks lose by being composed. `benchmarks/routing_validation.py` measures both.
-It knows no kind of adapter.
+`router_training.py` teaches it, without labels, which adapter alone makes a prompt's target likely.
+In use the adapter with the largest weight acts alone (`hard`): what the others would still add is
+what tasks lose by being composed. `benchmarks/routing_validation.py` measures it. It knows no kind
+of adapter.
 
 Legend: B rows, T positions, K adapters.
 """
@@ -33,11 +33,12 @@ class AdapterRouter(nn.Module):
         names: Sequence[str],
         *,
         width: int = 16,
-        sharpness: float = 4.0,
+        sharpness: float = 1.0,
         generator: torch.Generator,
     ) -> None:
-        """`sharpness`: factor of the logits. At 1 weights of two skills stayed near 0.7, at 4 they
-        decide (one pair of skills on the bundled base)."""
+        """`sharpness`: factor of the logits. Where a router is trained through `soft` (the task's
+        loss while all adapters act), at 1 weights of two skills stayed near 0.7, at 4 they decide.
+        """
         super().__init__()
         if len(names) < 2:
             raise InvalidInputError(f"A router chooses among adapters; got {len(names)}.")
@@ -57,12 +58,22 @@ class AdapterRouter(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The weights (B, K), in the order of `names`; a row sums to 1."""
+        return self.logits(batch).softmax(-1)
+
+    def logits(
+        self, batch: Batch, *, noise: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Before the softmax (B, K). `noise`: each coordinate of each embedding is multiplied by a
+        draw of N(1, noise^2), so that no single one decides; for training."""
         h_BTD = self._embed[0](batch.input_ids_BT).detach()
+        if noise:
+            drawn_BTD = torch.randn(h_BTD.shape, generator=generator).to(h_BTD)
+            h_BTD = h_BTD * (1 + noise * drawn_BTD)
         logits_BK: Tensor = self.controller(h_BTD, batch.prefix_mask_BT, None)
-        return (self.sharpness * logits_BK).softmax(-1)
+        return self.sharpness * logits_BK
 
     def soft(self, batch: Batch, index: Sequence[int] = ()) -> RoutingContext:
-        """All adapters act, each with its weight: for training the router."""
+        """All adapters act, each with its weight: differentiable, and they disturb each other."""
         return self.weighted(batch, self(batch))
 
     @torch.no_grad()

@@ -16,10 +16,11 @@ from bem.base import progress_bars_off
 from bem.checkpoint import load_adapter, save_adapter
 from bem.composition.norms import norm_audit
 from bem.composition.router import AdapterRouter
+from bem.composition.router_training import fit_router
 from bem.data import Example, encode, pad, pad_id_of
 from bem.diagnostics import code_report
 from bem.distil import distil
-from bem.evaluate import assert_agreement, target_loss
+from bem.evaluate import assert_agreement, target_loss, teacher_forced_exact_match
 from bem.merging import merged
 from bem.model import encode_labelled
 from bem.routing.calibration import calibrate
@@ -89,6 +90,7 @@ def everything(host: AdapterHost) -> dict[str, Any]:
         "bem": bem,
         "calibrate": calibrate,
         "code_report": code_report,
+        "fit_router": fit_router,
         "load_adapter": load_adapter,
         "load_base": load_base,
         "make_config": make_config,
@@ -97,6 +99,7 @@ def everything(host: AdapterHost) -> dict[str, Any]:
         "peft": peft,
         "routing_trace": routing_trace,
         "save_adapter": save_adapter,
+        "teacher_forced_exact_match": teacher_forced_exact_match,
         "torch": torch,
     }
 
