@@ -71,7 +71,7 @@ class LivingSettings(_Strict):
     """Off: POST /v1/feedback is refused. A learner costs nothing before the first feedback; then it
     holds a base of its own beside the engine's."""
     queue: int = Field(default=256, ge=1)
-    """Feedback of a line that waits for its learner; one more is told 429."""
+    """Feedback of a line that waits for its learner, in all processes; one more is told 429."""
     tokens: int = Field(default=512, ge=8)
     """Of one feedback: prompt and completion."""
 

@@ -2,6 +2,7 @@
 
     routes      POST /v1/feedback, GET /v1/feedback/status
     desk        which line a feedback belongs to; one learner a line, started by the first feedback
+    spool       feedback that waits, in files: any process puts, the learner's takes
     learner     its thread: batches, updates, canary runs, what follows from them
     shadow      a copy of base and adapter that learns, and is never served
     source      what a learner begins from, and whether it may go on after an alias moved

@@ -1,6 +1,8 @@
 """Where feedback is handed in: which line it belongs to, and that line's one learner.
 
 Learners begin with the first feedback of their line, so a server that nobody teaches pays nothing.
+Of several processes over one registry (replicas of Ray Serve) one learns for a line; the others put
+feedback where it looks, and where that one has ended, the next that is given feedback takes over.
 Knows no HTTP.
 """
 
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 from bem.base import BaseModel as FrozenBase
@@ -16,10 +17,12 @@ from bem.base import load_base
 from bem.data import Encoded, Example, encode
 from bem.errors import InvalidInputError
 from fleet.errors import FleetError, LedgerError
+from fleet.ledger.database import has_writer
 from fleet.registry.forms import base_path
 from fleet.serving.errors import BadRequestError, BusyError, UnknownModelError, UnreadyError
 from fleet.serving.living.learner import Learner
-from fleet.serving.living.source import NotLivingError, find_start, is_living
+from fleet.serving.living.source import NotLivingError, is_living
+from fleet.serving.living.spool import Spool, told
 from fleet.serving.metrics import Metrics
 from fleet.serving.settings import ServingSettings
 from fleet.serving.shelf import Shelf
@@ -57,9 +60,15 @@ class Desk:
         line = self._line(model)
         item = self._encode(prompt, completion, request_id)
         learner = self._learner(line)
-        if learner.state == "failed":
+        if learner is not None and learner.state == "failed":
             raise UnreadyError(f"The learner of {line} has failed: {learner.error}")
-        waiting = learner.offer(item)
+        try:
+            waiting = self._spool(line).put(item)
+        except OSError as error:
+            LOG.warning("feedback cannot be kept: %s", error)
+            raise UnreadyError("Feedback cannot be kept now.", retry_after_s=10.0) from error
+        if learner is not None:
+            learner.wake()
         if waiting is None:
             self._metrics.feedback("refused")
             raise BusyError(
@@ -74,9 +83,17 @@ class Desk:
         """For whoever runs the server."""
         with self._lock:
             learners = dict(self._learners)
+        elsewhere = {
+            line: {**status, "state": status["state"] if self._taken(line) else "ended"}
+            for line, status in told(self._settings.registry).items()
+        }
+        here = {line: learner.status() for line, learner in learners.items()}
         return {
             "enabled": self._settings.living.enabled,
-            "learners": {line: learner.status() for line, learner in learners.items()},
+            "learners": {
+                line: {"here": line in here, **(here.get(line) or elsewhere[line])}
+                for line in sorted(elsewhere.keys() | here.keys())
+            },
         }
 
     def stop(self) -> None:
@@ -116,7 +133,16 @@ class Desk:
             raise BadRequestError(str(error), param="prompt", code="bad_feedback") from error
         return row
 
-    def _learner(self, line: str) -> Learner:
+    def _spool(self, line: str) -> Spool:
+        settings = self._settings
+        return Spool(settings.registry, line, base=self._base.digest, most=settings.living.queue)
+
+    def _taken(self, line: str) -> bool:
+        """Whether some process learns for this line now."""
+        return has_writer(self._spool(line).lock)
+
+    def _learner(self, line: str) -> Learner | None:
+        """This process's learner, begun where nobody learns; None: another process has it."""
         settings = self._settings
         known = self._running(line)
         if known is not None:
@@ -125,12 +151,12 @@ class Desk:
             known = self._running(line)
             if known is not None:
                 return known
-            registry: Path = settings.registry
             try:
-                find_start(registry, line)
+                if self._taken(line):
+                    return None
                 learner = Learner(
-                    registry,
-                    line,
+                    settings.registry,
+                    self._spool(line),
                     lambda: load_base(base_path(settings.base), device=settings.engine.device),
                     self._metrics,
                     queue=settings.living.queue,
@@ -139,13 +165,9 @@ class Desk:
                 learner.start()
             except NotLivingError as error:
                 raise BadRequestError(str(error), param="model", code="not_online") from error
-            except LedgerError as error:
-                raise UnreadyError(
-                    f"Another process learns for {line}: send feedback to it.",
-                    code="learns_elsewhere",
-                    retry_after_s=10.0,
-                ) from error
             except (FleetError, OSError) as error:
+                if isinstance(error, LedgerError) and self._taken(line):
+                    return None  # another process was quicker
                 # The reason names files of the server: that is for its log.
                 LOG.warning("no learner of %s: %s", line, error)
                 raise UnreadyError(

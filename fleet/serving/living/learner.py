@@ -1,17 +1,15 @@
 """The learner of one line: a thread that takes feedback in batches and runs the canary suite.
 
-It holds the line's learner lock, so that of several server processes over one registry one learns.
-What a canary run says is done to the shadow and to the registry in one go: a step that the registry
-cannot take now (another writer, a full disk) is tried again until it can, and feedback waits. Knows
-no HTTP and no engine.
+It holds the line's learner lock, so that of several server processes over one registry one learns;
+all of them hand feedback in, through the line's spool. What a canary run says is done to the shadow
+and to the registry in one go: a step that the registry cannot take now (another writer, a full
+disk) is tried again until it can, and feedback waits. Knows no HTTP and no engine.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -33,14 +31,17 @@ from fleet.serving.living.source import (
     follow,
     read_aliases,
 )
+from fleet.serving.living.spool import Spool
 from fleet.serving.metrics import Metrics
 
 LOG = logging.getLogger("fleet.serving")
 LOST = (
     "optimizer moments, replay, recent feedback and steps since that model was registered begin "
-    "anew; feedback that waited is lost with its process"
+    "anew; feedback that waited is taken up"
 )
 RETRY_S = 1.0
+LOOK_S = 0.25
+"""How often it looks for what other processes handed in."""
 T = TypeVar("T")
 
 
@@ -50,21 +51,21 @@ class Learner:
     def __init__(
         self,
         registry: Path,
-        line: str,
+        spool: Spool,
         load: Callable[[], FrozenBase],
         metrics: Metrics,
         *,
         queue: int,
         threads: int = 1,
     ) -> None:
-        self.line = line
+        self.line = line = spool.line
+        self._spool = spool
         self._registry = registry
         self._load = load
         self._metrics = metrics
         self._most = queue
         self._threads = threads
-        self._queue: deque[Encoded] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"learner {line}", daemon=True)
         self._lock: IO[str] | None = None
@@ -81,7 +82,7 @@ class Learner:
         self.error = ""
         """Why it failed, or what the registry said last while a step waits for it."""
         self.counts = dict.fromkeys(
-            ("accepted", "learned", "quarantined", "promote", "hold", "rollback", "drift"), 0
+            ("learned", "quarantined", "promote", "hold", "rollback", "drift"), 0
         )
         self.last: dict[str, Any] | None = None
         """The last canary run."""
@@ -91,35 +92,27 @@ class Learner:
 
         Raises:
             LedgerError: another process learns for this line.
+            NotLivingError, StorageError: the line has nothing to begin from.
         """
-        folder = self._registry / "online"
-        folder.mkdir(exist_ok=True)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.line)
-        self._lock = lock_for_writing(folder / f"{name}.learner")
+        self._spool.make()
+        self._lock = lock_for_writing(self._spool.lock)
+        try:
+            find_start(self._registry, self.line)
+        except BaseException:
+            self._lock.close()
+            raise
         self._thread.start()
 
     def stop(self, wait_s: float = 10.0) -> None:
-        """Ends after the batch under way; feedback that waits is lost."""
+        """Ends after the batch under way; feedback that waits stays for the next learner."""
         self._stopped.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
         if self._thread.is_alive():
             self._thread.join(wait_s)
 
-    def offer(self, item: Encoded) -> int | None:
-        """Takes feedback in; how many wait, or None where the queue is full."""
-        with self._changed:
-            if len(self._queue) >= self._most:
-                return None
-            self._queue.append(item)
-            self.counts["accepted"] += 1
-            self._changed.notify_all()
-            return len(self._queue)
-
-    @property
-    def waiting(self) -> int:
-        """Feedback in the queue."""
-        return len(self._queue)
+    def wake(self) -> None:
+        """There is feedback."""
+        self._changed.set()
 
     def status(self) -> dict[str, Any]:
         """For whoever runs the server."""
@@ -127,7 +120,7 @@ class Learner:
         return {
             "state": self.state,
             "error": self.error,
-            "waiting": self.waiting,
+            "waiting": len(self._spool),
             "counts": dict(self.counts),
             "from": None if start is None else start.manifest.id,
             "champion": None if place is None else place.champion,
@@ -148,6 +141,7 @@ class Learner:
                 batch = self._next()
                 if batch:
                     self._take(batch)
+                    self._tell()
             self.state = "stopped"
         except NotLivingError as error:  # a champion that does not learn took over
             self.error = str(error)
@@ -157,8 +151,16 @@ class Learner:
             self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             self.state = "failed"
         finally:
+            self._tell()
             if self._lock is not None:
                 self._lock.close()
+
+    def _tell(self) -> None:
+        """For the other processes, which are asked for the learner's status too."""
+        try:
+            self._spool.tell(self.status())
+        except OSError as error:
+            LOG.warning("the status of the learner of %s cannot be kept: %s", self.line, error)
 
     def _begin(self, why: str) -> None:
         if self._shadow is not None:
@@ -178,16 +180,19 @@ class Learner:
             )
         )
         self.state = "learning"
+        self._tell()
 
     def _next(self) -> list[Encoded]:
         assert self._shadow is not None
-        # A queue smaller than a batch would wait for ever.
+        # A spool smaller than a batch would wait for ever.
         size = min(self._shadow.settings.prompts_per_update, self._most)
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped.is_set() or len(self._queue) >= size)
-            if self._stopped.is_set():
-                return []
-            return [self._queue.popleft() for _ in range(size)]
+        while not self._stopped.is_set():
+            self._changed.clear()
+            batch = self._write(lambda: self._spool.take(size))
+            if batch:
+                return batch
+            self._changed.wait(LOOK_S)
+        return []
 
     def _take(self, batch: list[Encoded]) -> None:
         self._look()
@@ -281,21 +286,19 @@ class Learner:
 
     def _quarantine(self) -> int:
         """Feedback since the last good state, learned from or still waiting, counts no more."""
-        with self._changed:
-            count = self._good_since + len(self._queue)
-            self._queue.clear()
+        count = self._good_since + (self._write(self._spool.clear) or 0)
         self.counts["quarantined"] += count
         self._metrics.feedback("quarantined", count)
         return count
 
     def _write(self, step: Callable[[], T]) -> T | None:
-        """Does a step of the registry, again and again until it is done or the learner stops."""
+        """Does a step on disk, again and again until it is done or the learner stops."""
         while True:
             try:
                 done = step()
             except AliasMovedError:
                 raise
-            except (LedgerError, StorageError) as error:
+            except (LedgerError, StorageError, OSError) as error:
                 text = " ".join(str(error).split())[:300]
                 if text != self.error:
                     LOG.warning("learner of %s waits for the registry: %s", self.line, text)

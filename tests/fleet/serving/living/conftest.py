@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> LivingShop:
 @pytest.fixture
 def living(trained: LivingShop, tmp_path: Path) -> LivingShop:
     shutil.copytree(trained.registry, tmp_path / "registry")
-    return replace(trained, registry=tmp_path / "registry")
+    return replace(trained, registry=tmp_path / "registry", fields=dict(trained.fields))
 
 
 @pytest.fixture

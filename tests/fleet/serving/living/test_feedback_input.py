@@ -17,6 +17,7 @@ from fleet.errors import StorageError
 from fleet.serving import trial
 from fleet.serving.living.learner import Learner
 from fleet.serving.living.source import Place, follow
+from fleet.serving.living.spool import Spool
 from fleet.serving.server import Server
 from fleet.serving.tokens import ADMIN_VARIABLE, TOKENS_VARIABLE, read_secrets
 
@@ -48,8 +49,10 @@ def test_bad_feedback_is_refused_in_openais_form(living: LivingShop, opened: Ope
 
 
 def test_a_full_queue_says_when_to_come_back(living: LivingShop, opened: Opened) -> None:
+    living.fields["living"] = {"queue": 1}
     with opened(living) as (server, http):
-        idle = Learner(living.registry, LINE, load_base, server.metrics, queue=1)  # type: ignore[arg-type]
+        spool = Spool(living.registry, LINE, base=server.base.digest, most=1)
+        idle = Learner(living.registry, spool, load_base, server.metrics, queue=1)  # type: ignore[arg-type]
         server.desk._learners[LINE] = idle
         first, second = teach(http, CHANGED, 2)
         assert first.status_code == 202
@@ -72,7 +75,7 @@ def test_the_event_loop_goes_on_while_a_learner_begins(
     boss = "admin-token-0123456789"
     secrets = read_secrets(None, None, {ADMIN_VARIABLE: boss})
     with opened(living, secrets) as (_, http), ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr("fleet.serving.living.desk.find_start", slow)
+        monkeypatch.setattr("fleet.serving.living.learner.find_start", slow)
         told = pool.submit(http.post, "/v1/feedback", json=GOOD)
         assert begun.wait(30)
         headers = {"Authorization": f"Bearer {boss}"}

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
+import pytest
 from living_shop import (
     CHANGED,
     EVERY,
@@ -20,10 +21,12 @@ from living_shop import (
     wait_for,
 )
 
+from bem.data import Encoded
 from fleet.page.registry_view import said
 from fleet.registry.checking import check
 from fleet.registry.reader import RegistryReader
 from fleet.registry.shown import print_model, shown
+from fleet.serving.living.spool import Spool
 from fleet.serving.server import Server
 
 Opened = Callable[..., AbstractContextManager[tuple[Server, httpx2.Client]]]
@@ -161,9 +164,46 @@ def test_a_person_who_moves_an_alias_is_followed(living: LivingShop, opened: Ope
         assert status(server)["own_canary"] is None
 
 
-def test_one_learner_of_a_line(living: LivingShop, opened: Opened) -> None:
-    with opened(living) as (_, http), opened(living) as (_, other):
-        assert teach(http, CHANGED, 1)[0].status_code == 202
-        refused = teach(other, CHANGED, 1)[0]
-    assert refused.status_code == 503
-    assert refused.json()["error"]["code"] == "learns_elsewhere"
+def test_feedback_to_any_replica_reaches_the_one_learner(
+    living: LivingShop, opened: Opened
+) -> None:
+    with opened(living) as (second, other):
+        with opened(living) as (first, http):
+            assert teach(http, CHANGED, 1)[0].status_code == 202  # here it begins
+            for number in range(1, EVERY):
+                told = teach(other if number % 2 else http, CHANGED, 1)[0]
+                assert told.status_code == 202, told.text
+            settled(first, EVERY)
+            assert status(first)["here"]
+            assert second.desk._learners == {}  # one learner, in one process
+            wait_for(lambda: status(second)["last_canary"] is not None)
+            seen = status(second)
+            assert (seen["here"], seen["state"]) == (False, "learning")
+            assert seen["counts"] == status(first)["counts"]
+            assert len(living.decisions("online_start")) == 1
+            teach(other, CHANGED, 1)  # less than a batch: it waits
+        assert status(second)["state"] == "ended"
+        teach(other, CHANGED, EVERY - 1)  # the next one takes over, with what waited
+        assert settled(second, EVERY)["here"]
+    assert len(living.decisions("online_start")) == 2
+
+
+def test_what_waits_is_kept_for_whoever_learns_next(
+    living: LivingShop, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(living) as (server, http):
+        spool = Spool(living.registry, LINE, base=server.base.digest, most=99)
+        other = Spool(living.registry, LINE, base="another", most=99)
+        item = Encoded(prompt_ids=(5, 6), target_ids=(7, 2), id="a", cluster="feedback")
+        assert [spool.put(item), spool.put(item)] == [1, 2]
+        assert spool.folder.stat().st_mode & 0o077 == 0
+        assert spool.take(3) == []
+        assert spool.take(2) == [item, item]
+        other.put(item)
+        (spool.folder / "waiting" / "0-x.json").write_text("{")
+        assert spool.take(2) == []
+        assert "another base" in caplog.text
+        assert len(spool) == 0
+        spool.put(item)
+        assert (spool.clear(), len(spool)) == (1, 0)
+        del http
