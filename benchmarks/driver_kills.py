@@ -24,14 +24,21 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
-from launched import Launched, launch_or_resume, left_behind, outcome, sessions  # noqa: E402
+from launched import (  # noqa: E402
+    Launched,
+    launch_or_resume,
+    launch_registering,
+    left_behind,
+    outcome,
+    sessions,
+)
 
 from fleet.ledger.database import is_begun  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "driver_kills.json"
-MISSIONS = ["--missions", "F1,F2,F3", "--cpus", "2", "--no-promote"]
+MISSIONS = ["--missions", "F1,F2,F3", "--cpus", "2"]
 MISSIONS += ["--set", "params.pack_s=0.4", "--set", "F2:params.effect=0.0"]
 MISSIONS += ["--set", "F3:params.effect=0.4"]
 
@@ -76,8 +83,8 @@ def together(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -> dict[str, Any]:
     """Kills at `points` points, spread over several runs."""
     started = time.monotonic()
-    driver = Launched(folder, "launch", "--run-id", "calm", *MISSIONS)
     calm_paths = RunPaths(root=folder / "calm")
+    driver = launch_registering(folder, calm_paths, MISSIONS)
     driver.until("work", lambda: at_work(calm_paths), timeout_s=200)
     until_work_s = time.monotonic() - started
     if driver.wait(300) != 0:
@@ -119,6 +126,7 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
         "twice": twice,
         "processes_left": left,
         "verdicts": calm.verdicts,
+        "registered": sorted(f"{name}: {model}" for name, model in calm.registered),
         "verdict_digest": calm.digest,
         "calm_s": round(calm_s, 1),
         "by_phase": {

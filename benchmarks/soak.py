@@ -27,12 +27,20 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
-from launched import Launched, Outcome, launch_or_resume, left_behind, outcome, sessions  # noqa: E402
+from launched import (  # noqa: E402
+    Launched,
+    Outcome,
+    launch_or_resume,
+    launch_registering,
+    left_behind,
+    outcome,
+    sessions,
+)
 
 from fleet.settings import RunPaths  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "soak.json"
-MISSIONS = ["--missions", "F1,F2,F3", "--cpus", "2", "--no-promote"]
+MISSIONS = ["--missions", "F1,F2,F3", "--cpus", "2"]
 MISSIONS += ["--set", "params.steps=40", "--set", "params.step_s=0.05", "--set", "params.pack_s=1"]
 MISSIONS += ["--set", "seeds=[0,1,2,3,4,5,6,7]"]
 MISSIONS += ["--set", "F2:params.effect=0.0", "--set", "F3:params.effect=0.4"]
@@ -68,11 +76,12 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="bf-soak-") as folder:
         started = time.monotonic()
-        driver = Launched(Path(folder), "launch", "--run-id", "calm", *MISSIONS)
+        calm_paths = RunPaths(root=Path(folder) / "calm")
+        driver = launch_registering(Path(folder), calm_paths, MISSIONS)
         if driver.wait(LIMIT_S) != 0:
             raise SystemExit(driver.said)
         calm_s = time.monotonic() - started
-        calm = outcome(RunPaths(root=Path(folder) / "calm"))
+        calm = outcome(calm_paths)
         found = Soak()
         until = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < until:
@@ -89,6 +98,7 @@ def main() -> None:
         "twice": found.twice,
         "processes_left": found.processes_left,
         "verdicts": calm.verdicts,
+        "registered": sorted(f"{name}: {model}" for name, model in calm.registered),
         "verdict_digest": calm.digest,
         "calm_s": round(calm_s, 1),
         "kills": found.kills,

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from launched import Launched, Outcome, left_behind, outcome, sessions
+from launched import (
+    Launched,
+    Outcome,
+    launch_registering,
+    left_behind,
+    outcome,
+    registered,
+    sessions,
+)
 
 from fleet import cli
 from fleet.driver.driver_lock import driver_of
@@ -25,8 +33,15 @@ from fleet.settings import RunPaths
 from fleet.states import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-MISSIONS = ["--missions", "F1,F2", "--cpus", "2", "--no-promote"]
-MISSIONS += ["--set", "params.pack_s=0.7", "--set", "F2:params.effect=0.0"]
+MISSIONS = ["--missions", "F1,F2", "--cpus", "2"]
+MISSIONS += [
+    "--set",
+    "params.pack_s=0.7",
+    "--set",
+    "F2:params.effect=0.0",
+    "--set",
+    "F1:params.effect=0.4",
+]
 RUNS = 18
 
 
@@ -48,9 +63,11 @@ class Hit:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("calm")
-    driver = Launched(folder, "launch", "--run-id", "calm", *MISSIONS)
+    paths = RunPaths(root=folder / "calm")
+    driver = launch_registering(folder, paths, MISSIONS)
     assert driver.wait() == 0, driver.said
-    return outcome(RunPaths(root=folder / "calm"))
+    assert {name for name, _ in registered(paths)} == {"scratch:F1@champion"}, "F1 earned PROMOTE"
+    return outcome(paths)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +86,7 @@ def hit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hit]:
         found.exit_codes.append(driver.wait())
         found.said.append(driver.said)
 
-    driver = Launched(folder, "launch", "--run-id", "hit", *MISSIONS)
+    driver = launch_registering(folder, found.paths, MISSIONS)
     driver.until("a first result", lambda: results() > 0)
     for title in ("ray::Ledger", "ray::StatsService"):
         process = driver.until(title, lambda title=title: driver.child(title))

@@ -17,6 +17,7 @@ import psutil
 
 from fleet.driver.leftovers import SESSION_VARIABLE
 from fleet.ledger.reader import LedgerReader
+from fleet.registry.reader import RegistryReader
 from fleet.settings import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +98,12 @@ class Launched:
         return None
 
 
+def launch_registering(runs_dir: Path, paths: RunPaths, missions: Sequence[str]) -> Launched:
+    """A launch that registers what it promotes in a registry of its own."""
+    where = ["--run-id", paths.run_id, "--registry", str(registry_of(paths))]
+    return Launched(runs_dir, "launch", *where, *missions)
+
+
 def launch_or_resume(runs_dir: Path, paths: RunPaths, missions: Sequence[str]) -> Launched:
     """A resume; or a launch anew, where a kill came before the order was written."""
     if paths.order.is_file():
@@ -105,7 +112,7 @@ def launch_or_resume(runs_dir: Path, paths: RunPaths, missions: Sequence[str]) -
         for path in paths.root.iterdir():
             path.unlink()
         paths.root.rmdir()
-    return Launched(runs_dir, "launch", "--run-id", paths.run_id, *missions)
+    return launch_registering(runs_dir, paths, missions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +122,8 @@ class Outcome:
     results: tuple[tuple[str, str, str, str, str], ...]
     """(run, key, digest of the scores, cost, figures)."""
     verdicts: dict[str, str]
-    promoted: frozenset[str]
+    registered: frozenset[tuple[str, str]]
+    """(line@alias, model id) in the registry of the run; an id is a digest of the weights."""
     digest: str
     bodies: dict[str, str]
     """Digest of every verdict, reasons and intervals included."""
@@ -133,10 +141,23 @@ def outcome(paths: RunPaths) -> Outcome:
             (row.run, row.key, row.scores_digest, row.cost_json, row.figures_json) for row in rows
         ),
         verdicts=dict(campaign["verdicts"]),
-        promoted=frozenset(n for n, v in campaign["verdicts"].items() if v == "PROMOTE"),
+        registered=registered(paths),
         digest=str(campaign["verdict_digest"]),
         bodies=dict(campaign["bodies"]),
     )
+
+
+def registry_of(paths: RunPaths) -> Path:
+    """A registry for this run alone."""
+    return paths.root.parent / f"registry-{paths.run_id}"
+
+
+def registered(paths: RunPaths) -> frozenset[tuple[str, str]]:
+    """What the run left in its registry; empty where it has none."""
+    if not registry_of(paths).is_dir():
+        return frozenset()
+    with RegistryReader(registry_of(paths)) as reader:
+        return frozenset((row.name, row.model) for row in reader.aliases())
 
 
 def sessions(paths: RunPaths) -> list[str]:
