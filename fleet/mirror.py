@@ -1,4 +1,4 @@
-"""A consistent copy of a launch's ledger and scores on a storage, and the way back.
+"""A consistent copy of a launch's ledger and scores on a storage, and the way back, artifacts too.
 
 A copy is taken with SQLite's backup API while the writer works. Scores go first, then the ledger
 under the name of its own hash, then `latest.json` that points to it: whatever is cut short, the
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.errors import FleetError, LedgerError, NotFoundError, StorageError, UsageError
 from fleet.ledger.database import open_reader
+from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths, check_run_id
 from fleet.storage import Storage
 
@@ -71,8 +73,11 @@ def mirror(paths: RunPaths, storage: Storage, *, known: set[str] | None = None) 
     return Copied(ledger=name, scores=len(missing), wall_s=time.monotonic() - started)
 
 
-def restore(storage: Storage, paths: RunPaths) -> None:
-    """Brings the newest copy back to an empty folder, every hash checked.
+def restore(storage: Storage, paths: RunPaths) -> tuple[str, ...]:
+    """Brings the newest copy back to an empty folder, every hash checked, and the artifacts.
+
+    Returns:
+        Names of finished runs whose artifacts are nowhere: they cannot be promoted.
 
     Raises:
         NotFoundError: the storage has no copy of this run.
@@ -98,6 +103,9 @@ def restore(storage: Storage, paths: RunPaths) -> None:
         if sound != "ok":
             raise LedgerError(f"{storage.uri}: the copied ledger is damaged: {sound}.")
         named = [row[0] for row in cx.execute("SELECT DISTINCT scores_file FROM results")]
+        artifacts = cx.execute(
+            "SELECT runs.mission, run, artifact FROM results JOIN runs USING (run) ORDER BY run"
+        ).fetchall()
     for name in named:
         target = paths.scores / name
         if not target.is_file():
@@ -106,11 +114,45 @@ def restore(storage: Storage, paths: RunPaths) -> None:
             raise StorageError(f"{storage.uri}: scores/{name} does not have the hash in its name.")
     if paths.order.name in set(storage.names()):
         storage.get(paths.order.name, paths.order)
+    lacking = tuple(row[1] for row in artifacts if not _artifact_here(storage, paths, *row))
     beside.replace(paths.ledger)
+    return lacking
 
 
-def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> bool:
-    """Brings a run back from its storage where this machine does not have it; whether it did.
+def bring_artifacts(storage: Storage, paths: RunPaths, missions: Collection[str]) -> None:
+    """Brings the artifacts of these missions' runs here that workers made on other machines."""
+    with LedgerReader(paths.ledger) as reader:
+        rows = reader.results()
+    for row in rows:
+        if row.mission in missions:
+            _artifact_here(storage, paths, row.mission, row.run, row.artifact)
+
+
+def _artifact_here(
+    storage: Storage, paths: RunPaths, mission: str, run: str, recorded: str
+) -> bool:
+    """Whether a run's artifact is here now; it appears as a whole or not at all."""
+    target = paths.artifact(mission, run)
+    if Path(recorded).is_dir() or target.is_dir():
+        return True
+    beside = target.with_name(f".{run}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    if not storage.get_folder(f"artifacts/{run}", beside):
+        return False
+    beside.replace(target)
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BroughtBack:
+    """A run that was brought to this machine."""
+
+    lacking: tuple[str, ...]
+    """Finished runs whose artifacts are nowhere."""
+
+
+def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> BroughtBack | None:
+    """Brings a run back from its storage; None where this machine has it.
 
     Raises:
         UsageError: no run id: the storage may hold many.
@@ -119,9 +161,8 @@ def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> bool:
         raise UsageError("--storage needs the run's id: the storage may hold many.")
     paths = RunPaths(root=(runs_dir / check_run_id(run_id)).absolute())
     if paths.ledger.is_file():
-        return False
-    restore(Storage.at(uri, paths.run_id), paths)
-    return True
+        return None
+    return BroughtBack(lacking=restore(Storage.at(uri, paths.run_id), paths))
 
 
 class Mirroring:

@@ -86,6 +86,10 @@ class RunPaths:
         """Data and artifacts of one mission."""
         return self.root / "work" / mission
 
+    def artifact(self, mission: str, run: str) -> Path:
+        """What one run left behind."""
+        return self.work(mission) / "artifacts" / run
+
 
 def check_run_id(run_id: str) -> str:
     """The run id, if it is fit to be a folder's name.
@@ -186,3 +190,10 @@ class LaunchSettings:
     """Thresholds of the alerts; None takes the defaults."""
     max_tries: int = 3
     """Attempts of a pack whose worker dies."""
+
+    @property
+    def train_storage(self) -> str:
+        """Where Ray Train puts its marks: every node must reach it."""
+        if self.storage and self.address is not None:
+            return f"{self.storage.rstrip('/')}/{self.paths.run_id}/train"
+        return str(self.paths.root / "train")

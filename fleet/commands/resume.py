@@ -48,8 +48,12 @@ def resume(
     if storage:
         from fleet.mirror import bring_back
 
-        if bring_back(storage, Path(runs_dir), run):
+        back = bring_back(storage, Path(runs_dir), run)
+        if back is not None:
             sys.stderr.write(f"brought {run} back from {storage}\n")
+            if back.lacking:
+                names = ", ".join(back.lacking)
+                sys.stderr.write(f"  no artifacts there of {names}: they cannot be promoted\n")
     refuse_driven(find_ordered(Path(runs_dir), run))
     from fleet.driver.resume import ResumeOrder, carry_out
 

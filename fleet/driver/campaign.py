@@ -70,10 +70,7 @@ class Campaign:
         )
 
     def _train_storage(self) -> str:
-        """Where Ray Train puts its marks: every node must reach it."""
-        if self.settings.storage and not self.session.local:
-            return f"{self.settings.storage.rstrip('/')}/{self.plan.run_id}/train"
-        return str(self.settings.paths.root / "train")
+        return self.settings.train_storage
 
     def end_jobs(self) -> None:
         """Takes down the trainers that still run (after a stop or an error)."""

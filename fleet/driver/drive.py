@@ -20,9 +20,11 @@ from typing import Any
 from fleet import provenance
 from fleet.driver import leftovers
 from fleet.errors import FleetError, NothingPromotedError, StorageError
+from fleet.mirror import bring_artifacts, mirror
 from fleet.plan import CampaignPlan
 from fleet.redaction import RedactedStream, redactor
 from fleet.settings import LaunchSettings, RunPaths
+from fleet.storage import Storage
 from fleet.workers.worker_ledger import LedgerClient
 
 
@@ -88,7 +90,7 @@ def work(
         if session.dashboard:
             say("  it asks for a token: `ray get-auth-token` shows it")
 
-    with _told_to_the_ledger(settings):
+    with told_to_the_ledger(settings):
         with progress() as show, driver_log(paths):
             result = run_campaign(
                 plan,
@@ -100,6 +102,8 @@ def work(
             )
         page, document = write(paths, wall_time_s=earlier_s + time.time() - started)
         document["promotions"], unpromoted = _promote(settings, wishes.registry)
+        if settings.storage:  # the copy of before knows no promotion
+            mirror(paths, Storage.at(settings.storage, paths.run_id))
     if wishes.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
@@ -142,8 +146,15 @@ def _promote(
     if registry is None:
         say("nothing is registered (--no-promote)")
         return [], []
-    from fleet.registry.promotion import note_in_ledger, promote_launch
+    from fleet.ledger.reader import LedgerReader
+    from fleet.registry.promotion import PROMOTE, note_in_ledger, promote_launch
 
+    if settings.storage:  # what workers on other machines made
+        with LedgerReader(settings.paths.ledger) as reader:
+            newest = {body["mission"]: body["verdict"] for _, body in reader.bodies("verdict")}
+        storage = Storage.at(settings.storage, settings.paths.run_id)
+        proven = [name for name, verdict in newest.items() if verdict == PROMOTE]
+        bring_artifacts(storage, settings.paths, proven)
     outcomes, errors = promote_launch(settings.paths, registry, catalog=settings.catalog)
     note_in_ledger(settings.paths, outcomes)
     for outcome in outcomes:
@@ -152,8 +163,12 @@ def _promote(
 
 
 @contextlib.contextmanager
-def _told_to_the_ledger(settings: LaunchSettings) -> Iterator[None]:
-    """An end by an error is recorded, as far as the disk lets us, and says how to go on."""
+def told_to_the_ledger(settings: LaunchSettings, *, go_on: str = "") -> Iterator[None]:
+    """An end by an error is recorded, as far as the disk lets us, and says how to go on.
+
+    Args:
+        go_on: the command that goes on; empty for `resume`.
+    """
     paths = settings.paths
     try:
         yield
@@ -161,7 +176,7 @@ def _told_to_the_ledger(settings: LaunchSettings) -> Iterator[None]:
         _record_end(settings, error)
         if isinstance(error, FleetError):
             error.log = error.log or (str(paths.logs) if paths.logs.is_dir() else "")
-            error.go_on = error.go_on or f"python fleet.py resume {paths.run_id}"
+            error.go_on = error.go_on or go_on or f"python fleet.py resume {paths.run_id}"
         raise
 
 

@@ -39,11 +39,11 @@ from fleet.registry.records import (
 )
 from fleet.registry.writer import Registry, Target
 from fleet.settings import RunPaths
+from fleet.workers.handover import artifact_back
 from missions.errors import MissionError, NotServableError
 from missions.protocol import Artifact, Mission, Run
 from missions.spec import MissionSpec
-from stats.plain import from_plain
-from stats.verdict import ArmCost, MissionVerdict
+from stats.verdict import MissionVerdict
 
 PROMOTE = "PROMOTE"
 
@@ -204,17 +204,12 @@ def _promote(
 
 
 def _artifact(paths: RunPaths, run: Run, row: ResultRow) -> Artifact:
-    """The run's artifact; found in the launch's folder also where that was moved."""
-    recorded = Path(row.artifact)
-    here = paths.work(run.mission) / "artifacts" / run.name
-    path = recorded if recorded.is_dir() else here
-    if not path.is_dir():
-        raise StorageError(f"{recorded}: the artifact of {run.name} is gone.", log=str(paths.root))
-    return Artifact(
-        path=path,
-        cost=from_plain(ArmCost, json.loads(row.cost_json)),
-        figures=json.loads(row.figures_json),
-    )
+    artifact = artifact_back(row, paths)
+    if not artifact.path.is_dir():
+        raise StorageError(
+            f"{row.artifact}: the artifact of {run.name} is gone.", log=str(paths.root)
+        )
+    return artifact
 
 
 def _figures(verdict: MissionVerdict) -> tuple[GateFigure, ...]:

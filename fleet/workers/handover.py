@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fleet.ledger.records import ResultRow, RunResult
+from fleet.settings import RunPaths
 from missions.protocol import Artifact, ReportFigure, ReportTable, Run
 from stats.plain import from_plain, to_plain
 from stats.scores import ScoreTable
@@ -45,18 +46,27 @@ def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
     }
 
 
-def results_back(rows: Iterable[ResultRow], scores: Path) -> tuple[dict[Run, Artifact], ScoreTable]:
+def artifact_back(row: ResultRow, paths: RunPaths) -> Artifact:
+    """A run's artifact as the mission gave it; from the launch's folder where that was moved, or
+    brought back from a storage to another machine."""
+    recorded = Path(row.artifact)
+    return Artifact(
+        path=recorded if recorded.is_dir() else paths.artifact(row.mission, row.run),
+        cost=from_plain(ArmCost, json.loads(row.cost_json)),
+        figures=json.loads(row.figures_json),
+    )
+
+
+def results_back(
+    rows: Iterable[ResultRow], paths: RunPaths
+) -> tuple[dict[Run, Artifact], ScoreTable]:
     """Artifacts and scores of finished runs, as the mission gave them."""
     artifacts: dict[Run, Artifact] = {}
     tables: list[ScoreTable] = []
     for row in rows:
         run = Run(mission=row.mission, arm=row.arm, seed=row.seed)
-        artifacts[run] = Artifact(
-            path=Path(row.artifact),
-            cost=from_plain(ArmCost, json.loads(row.cost_json)),
-            figures=json.loads(row.figures_json),
-        )
-        tables.append(ScoreTable.from_parquet(scores / row.scores_file))
+        artifacts[run] = artifact_back(row, paths)
+        tables.append(ScoreTable.from_parquet(paths.scores / row.scores_file))
     return artifacts, ScoreTable.concat(tables)
 
 

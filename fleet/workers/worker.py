@@ -340,7 +340,7 @@ class Worker:
                 LedgerReader(self._job.paths.ledger) as reader,
             ):
                 rows = reader.results(self._job.mission)
-                artifacts, scores = results_back(rows, self._job.paths.scores)
+                artifacts, scores = results_back(rows, self._job.paths)
                 extras = mission.report_extras(self._spec, self._ctx, artifacts, scores)
                 plain = plain_extras(extras)
         except FleetError:

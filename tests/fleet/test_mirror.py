@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet.cli import run
+from fleet.driver.campaign_end import CampaignResult
+from fleet.driver.drive import Wishes, work
 from fleet.errors import ConfigError, NotFoundError, StorageError
+from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
-from fleet.mirror import Mirroring, mirror, restore
-from fleet.settings import RunPaths
+from fleet.mirror import Mirroring, bring_artifacts, mirror, restore
+from fleet.settings import LaunchSettings, RunPaths
 from fleet.storage import Storage, check_uri
+from fleet.workers.handover import artifact_back
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -103,6 +110,76 @@ def test_there_and_back(uri: str, paths: RunPaths, make_plan: Callable[..., Any]
     ledger.close()
     # What was brought back is a ledger that a writer opens.
     Ledger(back.ledger).close()
+
+
+def test_artifacts_come_back_and_are_found_on_another_machine(
+    uri: str, paths: RunPaths, make_plan: Callable[..., Any]
+) -> None:
+    storage = Storage.at(uri, paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    add_result(paths, "F1-plain-s0", b"scores of another")
+    made = paths.artifact("F1", "F1-treated-s0")
+    (made / "inner").mkdir(parents=True)
+    (made / "manifest.json").write_text("{}")
+    (made / "inner" / "weights.safetensors").write_bytes(b"weights")
+    storage.put_folder("artifacts/F1-treated-s0", made)  # as its worker does
+    mirror(paths, storage)
+    ledger.close()
+    back = RunPaths(root=paths.root.with_name("back"))
+    assert restore(storage, back) == ("F1-plain-s0",)
+    here = back.artifact("F1", "F1-treated-s0")
+    assert (here / "inner" / "weights.safetensors").read_bytes() == b"weights"
+    assert [path.name for path in here.parent.iterdir()] == ["F1-treated-s0"]
+    with LedgerReader(back.ledger) as reader:
+        (row,) = [row for row in reader.results() if row.run == "F1-treated-s0"]
+    cost = '{"arm": "treated", "trainable_params": 1, "adapter_params": 1, "forward_flops": 1}'
+    assert artifact_back(replace(row, cost_json=cost), back).path == here
+    # Likewise for what a worker of a cluster made, whose folder is not the driver's.
+    shutil.rmtree(here)
+    bring_artifacts(storage, back, ["F2"])
+    assert not here.exists()
+    bring_artifacts(storage, back, ["F1"])
+    assert (here / "manifest.json").is_file()
+
+
+def test_promotions_are_in_the_last_copy(
+    paths: RunPaths,
+    tmp_path: Path,
+    make_plan: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The launch's own copies end with its verdicts; what is noted after them comes along too."""
+    there = tmp_path / "there"
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    ledger.close()
+
+    def campaign(*arguments: Any, **named: Any) -> CampaignResult:
+        mirror(paths, Storage.at(str(there), paths.run_id))
+        return CampaignResult(verdicts=(), failed=(), digest="", wall_s=0.0)
+
+    def promote(*arguments: Any) -> tuple[list[Any], list[Any]]:
+        ledger = Ledger(paths.ledger)
+        ledger.decide("promotion", {"mission": "F1", "model": "m"})
+        ledger.close()
+        return [], []
+
+    monkeypatch.setattr("fleet.driver.coordinator.run_campaign", campaign)
+    monkeypatch.setattr("fleet.driver.drive._promote", promote)
+    monkeypatch.setattr(
+        "fleet.reporting.report.write", lambda *a, **k: (paths.report, {"missions": []})
+    )
+    monkeypatch.setattr("fleet.monitor.table.print_verdicts", lambda document: None)
+    settings = LaunchSettings(
+        paths=paths, profile="laptop", command="c", cpus=1, storage=str(there)
+    )
+    wishes = Wishes(as_json=False, require_promotion=False, registry=None)
+    assert work(make_plan(), settings, wishes, started=time.time(), meta={}) == 0
+    back = RunPaths(root=tmp_path / "back")
+    restore(Storage.at(str(there), paths.run_id), back)
+    with LedgerReader(back.ledger) as reader:
+        assert reader.latest("promotion") == {"mission": "F1", "model": "m"}
 
 
 def test_a_copy_is_consistent_while_the_writer_writes(
@@ -233,7 +310,9 @@ def test_resume_brings_a_lost_run_back(
     arguments = ["--storage", str(storage), "--runs-dir", str(elsewhere)]
     # What was asked for is empty here, so the resume itself ends: after the run is back.
     assert run(["resume", "lost", *arguments]) == 5
-    assert f"brought lost back from {storage}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"brought lost back from {storage}" in told
+    assert "no artifacts there of F1-treated-s0: they cannot be promoted" in told
     assert dump(elsewhere / "lost" / "ledger.sqlite") == dump(paths.ledger)
     assert run(["resume", *arguments]) == 2
     assert "--storage needs the run's id" in capsys.readouterr().err
