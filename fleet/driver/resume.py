@@ -20,12 +20,13 @@ from fleet.driver.drive import Wishes, launch_facts, say, work
 from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.driver.launch import Order, resolve
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
-from fleet.errors import ConfigError, NotFoundError
+from fleet.errors import ConfigError, NotFoundError, UsageError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.plan import CampaignPlan, MissionWork, plan_campaign, settled
 from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.states import RunState
+from fleet.sweep.records import SWEEP_ONLY
 from fleet.sweep.settling import carried_over
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
@@ -81,6 +82,7 @@ def carry_out(order: ResumeOrder) -> int:
     """Carries a resume or a retry out and returns its exit code."""
     started = psutil.Process().create_time()
     paths = find_ordered(order.runs_dir, order.run_id)
+    _refuse_sweeps(paths)
     command = provenance.command_line(["resume", paths.run_id])
     before = driver_of(paths)
     with drive(paths, command=command) as lock:
@@ -247,6 +249,16 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
             earlier_s=sum((row.ended_at or row.seen_at) - row.started_at for row in sessions),
             sessions=tuple(row.session for row in sessions),
         )
+
+
+def _refuse_sweeps(paths: RunPaths) -> None:
+    """A run of sweeps has no runs to finish; its own command goes on with it."""
+    if not is_begun(paths.ledger):
+        return
+    with LedgerReader(paths.ledger) as reader:
+        again = reader.meta().get(SWEEP_ONLY)
+    if again:
+        raise UsageError(f"Run {paths.run_id} is a run of sweeps.", go_on=str(again))
 
 
 def _end_leftovers(paths: RunPaths, lock: HeldLock, seen: float | None) -> None:

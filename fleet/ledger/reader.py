@@ -195,6 +195,18 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
         ).fetchall()
         return [Event(at=at, level=lv, source=src, text=txt) for at, lv, src, txt in rows[::-1]]
 
+    def newer_events(self, after: int) -> tuple[int, list[Event]]:
+        """What was told since: (mark to ask with the next time, events in order).
+
+        Args:
+            after: mark of the time before; 0 gives all there are.
+        """
+        rows = self._cx.execute(
+            "SELECT id, at, level, source, text FROM events WHERE id > ? ORDER BY id", (after,)
+        ).fetchall()
+        events = [Event(at=at, level=lv, source=src, text=txt) for _, at, lv, src, txt in rows]
+        return (rows[-1][0] if rows else after), events
+
     def timings(self) -> list[Timing]:
         """Where time went, in the order of recording."""
         rows = self._cx.execute("SELECT mission, stage, name, wall_s, cpu_s FROM timings")

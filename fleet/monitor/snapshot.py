@@ -12,6 +12,7 @@ from fleet.ledger.reader import LedgerReader
 from fleet.ledger.records import MissionRow, PackRow
 from fleet.settings import RunPaths
 from fleet.states import RunState
+from fleet.sweep.records import SWEEP_ONLY
 
 ENDED_PHASES = frozenset({"judged", "failed", "cancelled"})
 
@@ -67,6 +68,8 @@ class Snapshot:
     """How the newest driver ended, in its own words."""
     at: float = 0.0
     """When this was looked at."""
+    go_on: str = ""
+    """The command that goes on with it; empty for `resume`."""
 
     @property
     def over(self) -> bool:
@@ -81,7 +84,7 @@ class Snapshot:
     @property
     def trouble(self) -> str:
         """What is wrong with the driver, in words, with the command that goes on; or empty."""
-        resume = f"python fleet.py resume {self.run_id}"
+        resume = self.go_on or f"python fleet.py resume {self.run_id}"
         if self.died and self.ended_by:
             return f"ended: {self.ended_by}: {resume}"
         if self.died:
@@ -151,6 +154,7 @@ def take(reader: LedgerReader, *, now: float) -> Snapshot:
         driver=driver,
         ended_by=ended_by,
         at=now,
+        go_on=str(meta.get(SWEEP_ONLY, "")),
     )
 
 

@@ -15,7 +15,7 @@ from fleet.plan import MissionWork, settled
 from fleet.policies import Node
 from fleet.settings import LaunchSettings
 from fleet.sweep.records import SweepOutcome
-from fleet.sweep.resources import starvation, trial_resources
+from fleet.sweep.resources import misfit, trial_resources
 from fleet.sweep.settling import choice_body, chosen_spec, settlement
 from fleet.sweep.tuning import SweepJob, SweepThread, TuneSweep, start_sweep
 from fleet.workers.worker_ledger import LedgerClient
@@ -23,7 +23,7 @@ from missions.sweep_check import check_sweep, file_settings
 
 
 def check_trials(works: Sequence[MissionWork], nodes: Sequence[Node]) -> None:
-    """Refuses sweeps whose trials could wait for one another for ever.
+    """Refuses sweeps whose trials would wait for ever, because no node has what one asks for.
 
     Raises:
         UnfitEnvironmentError: one line for all of them.
@@ -32,7 +32,7 @@ def check_trials(works: Sequence[MissionWork], nodes: Sequence[Node]) -> None:
         problem
         for work in works
         if work.spec.sweep is not None
-        if (problem := starvation(work.mission, trial_resources(work.spec, work.job, nodes), nodes))
+        if (problem := misfit(work.mission, trial_resources(work.spec, work.job, nodes), nodes))
     ]
     if problems:
         raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")
@@ -56,16 +56,24 @@ def begin_sweep(
         arm: file_settings(spec, mission, arm, f"mission {work.mission}") for arm in spec.sweep.arms
     }
     resources = trial_resources(spec, work.job, nodes)
-    job = SweepJob(
+    job = sweep_job(work, settings, namespace=namespace, code_version=code_version)
+    return start_sweep(work.mission, TuneSweep(job, ledger, first, resources))
+
+
+def sweep_job(
+    work: MissionWork, settings: LaunchSettings, *, namespace: str, code_version: str
+) -> SweepJob:
+    """What every trial of the mission's sweep is told."""
+    return SweepJob(
         mission=work.mission,
         root=str(settings.paths.root),
-        spec_json=json.dumps(spec.model_dump(mode="json")),
+        spec_json=json.dumps(work.spec.model_dump(mode="json")),
         catalog=settings.catalog,
         code_version=code_version,
         namespace=namespace,
         gpus=work.spec.resources.gpus,
+        train_storage=settings.train_storage,
     )
-    return start_sweep(work.mission, TuneSweep(job, ledger, first, resources), resources)
 
 
 def settle_sweep(

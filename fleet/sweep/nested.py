@@ -35,19 +35,24 @@ def train_in_group(
         trial_loop,
         train_loop_config={"trial": dict(config), "job": dict(job)},
         torch_config=WatchingTorchConfig(backend=None),
-        scaling_config=ScalingConfig(
-            num_workers=group.workers,
-            use_gpu=group.request.gpus > 0,
-            resources_per_worker=group.request.as_ray(),
-            label_selector=dict(group.request.labels) or None,
-        ),
+        scaling_config=ScalingConfig(**group_scaling(group)),
         run_config=RunConfig(
             # Fresh: a name that Ray Train has seen would silently resume.
             name=f"trial-{name[:16]}-{time.time_ns()}",
-            storage_path=f"{job['root']}/train",
+            storage_path=job["train_storage"],
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     ).fit()
+
+
+def group_scaling(group: Job) -> dict[str, Any]:
+    """The worker group of a trial in Ray Train's words."""
+    return {
+        "num_workers": group.workers,
+        "use_gpu": group.request.gpus > 0,
+        "resources_per_worker": group.request.as_ray(),
+        "label_selector": group.request.ray_labels() or None,
+    }
 
 
 def trial_loop(config: dict[str, Any]) -> None:
@@ -66,6 +71,7 @@ def trial_loop(config: dict[str, Any]) -> None:
     row = make_bench(order, spec, get_device(), share=share).run(parse_trial(config["trial"]))
     if share.leads:
         connect(order.namespace).call("record_trial", row)
+    share.close()  # where only this process failed, the others wait for it
 
 
 def _group_of(spec: MissionSpec) -> Job:

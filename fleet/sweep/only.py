@@ -7,6 +7,7 @@ driver stopped.
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -15,10 +16,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from fleet import provenance
-from fleet.driver import preflight
+from fleet.driver import driver_requests, leftovers, preflight, requests
 from fleet.driver.campaign import POLL_S, Campaign
 from fleet.driver.coordinator import open_campaign
-from fleet.driver.drive import driver_log, launch_facts, say
+from fleet.driver.drive import driver_log, launch_facts, say, told_to_the_ledger
 from fleet.driver.driver_lock import drive
 from fleet.driver.launch import Order, make_folder, resolve
 from fleet.driver.ray_session import ray_session
@@ -28,13 +29,11 @@ from fleet.ledger.files import write_durably
 from fleet.ledger.reader import LedgerReader
 from fleet.plan import CampaignPlan, plan_campaign
 from fleet.policies import admit
-from fleet.settings import LaunchSettings, RunPaths, check_run_id
+from fleet.settings import RUNS_DIR, LaunchSettings, RunPaths, check_run_id
 from fleet.sweep import stage
 from fleet.sweep.driving import check_trials
+from fleet.sweep.records import SWEEP_ONLY
 from fleet.sweep.table import print_sweeps, sweep_document
-
-SWEEP_ONLY = "sweep_only"
-"""Fact in the ledger that tells a run of sweeps from a launch."""
 
 
 def carry_out(order: Order, *, trials: int | None) -> int:
@@ -64,10 +63,14 @@ def carry_out(order: Order, *, trials: int | None) -> int:
         worker_env=order.worker_env,
     )
     figures = preflight.check_bases([work.spec for work in plan.works])
-    with drive(paths, command=settings.command) as lock, driver_log(paths):
+    again = go_on_command(order, run_id, trials)
+    with drive(paths, command=again) as lock, driver_log(paths):
+        leftovers.end(lock.earlier)
+        requests.forget(paths)
         settings = replace(settings, session=lock.session, beat=lock.beat)
-        meta = {**launch_facts(settings), "base_figures": figures, SWEEP_ONLY: True}
-        failed = _run(plan, settings, meta)
+        meta = {**launch_facts(settings), "base_figures": figures, SWEEP_ONLY: again}
+        with told_to_the_ledger(settings, go_on=again):
+            failed = _run(plan, settings, meta, again)
     with LedgerReader(paths.ledger) as reader:
         found = [sweep_document(reader, work.mission) for work in plan.works]
     documents = [document for document in found if document is not None]
@@ -81,7 +84,7 @@ def carry_out(order: Order, *, trials: int | None) -> int:
         raise SweepError(
             f"Sweeps of {', '.join(failed)} found no settings.",
             log=str(paths.logs),
-            go_on=f"python fleet.py status {run_id}",
+            go_on=again,
         )
     say(f"kept in {paths.root / 'sweep.json'}")
     return 0
@@ -121,7 +124,9 @@ def _refuse_other_runs(paths: RunPaths) -> None:
     )
 
 
-def _run(plan: CampaignPlan, settings: LaunchSettings, meta: dict[str, object]) -> list[str]:
+def _run(
+    plan: CampaignPlan, settings: LaunchSettings, meta: dict[str, object], again: str
+) -> list[str]:
     """Sweeps every mission of the plan; returns those whose sweep found nothing."""
     started = time.monotonic()
     stopper = Stopper()
@@ -133,20 +138,27 @@ def _run(plan: CampaignPlan, settings: LaunchSettings, meta: dict[str, object]) 
         try:
             with LedgerReader(settings.paths.ledger) as reader:
                 stage.restore(campaign, reader)
-                _loop(campaign, reader)
+                for name in reader.orders().missions:
+                    if name in campaign.missions:
+                        campaign.missions[name].finished_before = True
+                        say(f"{name}: cancelled in this run; another --run-id sweeps it")
+                _loop(campaign, reader, again)
+                cancelled = reader.orders().missions
             campaign.ledger.call("set_meta", "wall_s", time.monotonic() - started)
             campaign.ledger.call("end_session", settings.session, "done")
             campaign.ledger.call("checkpoint")
             campaign.ledger.call("close")
         finally:
             stage.end_all(campaign)
-    return [name for name, mission in campaign.missions.items() if not mission.swept]
+    missions = campaign.missions.items()
+    return [name for name, mission in missions if not mission.swept and name not in cancelled]
 
 
-def _loop(campaign: Campaign, reader: LedgerReader) -> None:
-    told = 0
+def _loop(campaign: Campaign, reader: LedgerReader, again: str) -> None:
+    told, _ = reader.newer_events(0)  # an earlier driver said it
     while True:
         campaign.settings.beat()
+        driver_requests.take(campaign, reader)
         stage.collect(campaign, reader)
         missions = campaign.missions
         waiting = [stage.next_job(m, campaign.nodes) for m in missions.values() if m.to_sweep]
@@ -154,10 +166,9 @@ def _loop(campaign: Campaign, reader: LedgerReader) -> None:
         over = frozenset(m.work.mission for m in missions.values() if m.swept)
         for name in admit(waiting, running, campaign.nodes, finished=over, on_deck=0):
             stage.begin(campaign, missions[name])
-        events = reader.events()
-        for event in events[told:]:
+        told, events = reader.newer_events(told)
+        for event in events:
             say(f"{event.source} {event.text}")
-        told = len(events)
         number = campaign.stopper.signal_number
         if number is not None:
             stage.end_all(campaign)
@@ -168,13 +179,24 @@ def _loop(campaign: Campaign, reader: LedgerReader) -> None:
                 f"S{text[1:]}; finished trials are kept.",
                 signal_number=number or signal.SIGINT,
                 log=str(campaign.settings.paths.logs),
-                go_on=campaign.settings.command,
+                go_on=again,
             )
         if all(m.swept or m.finished_before for m in missions.values()):
+            cancelled = reader.orders().missions
             for name, mission in missions.items():
-                campaign.ledger.set_phase(name, "judged" if mission.swept else "failed")
+                lost = "cancelled" if name in cancelled else "failed"
+                campaign.ledger.set_phase(name, "judged" if mission.swept else lost)
             return
         time.sleep(POLL_S)
+
+
+def go_on_command(order: Order, run_id: str, trials: int | None) -> str:
+    """The command that goes on with this run."""
+    parts = ["--run-id", run_id]
+    parts += ["--runs-dir", str(order.runs_dir)] if order.runs_dir != RUNS_DIR else []
+    parts += ["--cpus", str(order.cpus)] if order.cpus else []
+    parts += ["--address", order.address] if order.address else []
+    return f"{_command(order, trials)} {shlex.join(parts)}"
 
 
 def _command(order: Order, trials: int | None) -> str:

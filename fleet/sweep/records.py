@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SWEEP_ONLY = "sweep_only"
+"""Fact in the ledger that tells a run of sweeps from a launch: the command that goes on with it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:

@@ -1,9 +1,9 @@
 """What the trials of a sweep ask of the cluster, and that they can never starve one another. Pure.
 
 A trial that trains in its own process holds what one worker of the mission asks for. A trial that
-starts a trainer of its own (`ddp`, `fsdp`) holds next to nothing: were it to hold a CPU, as Tune
-gives it by default, two such trials could take all CPUs and wait for ever for the ones that their
-trainers need. Its number at once is bounded instead by how many worker groups have room.
+starts a trainer of its own (`ddp`, `fsdp`) holds nothing that the trainer may ask for: were it to
+hold a CPU, as Tune gives it by default, or the smallest part of one, a group that needs every CPU
+would wait for ever. Its number at once is bounded instead by how many worker groups have room.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from fleet.policies import Job, Node, Request, place
 from missions.spec import MissionSpec
 
-NESTED_CPUS = 0.001
-"""CPU of a trial whose trainer does the work."""
+NESTED = Request(cpus=0, custom={"node:__internal_head__": 0.001})
+"""Of a trial whose trainer does the work. Ray wants something; this mark is on every head, and
+nobody else asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,32 +51,21 @@ def trial_resources(spec: MissionSpec, job: Job, nodes: Sequence[Node]) -> Trial
         fitting = _how_many(own, nodes, most)
         return TrialResources(own=job.request, group=None, at_once=max(1, fitting))
     fitting = _how_many(job, nodes, most)
-    own_request = Request(cpus=NESTED_CPUS)
-    return TrialResources(own=own_request, group=job, at_once=max(1, fitting))
+    return TrialResources(own=NESTED, group=job, at_once=max(1, fitting))
 
 
-def starvation(mission: str, asked: TrialResources, nodes: Sequence[Node]) -> str:
-    """Why trials could wait for one another for ever; empty where they cannot."""
-    if asked.group is None:
-        if _how_many(Job(name=mission, request=asked.own), nodes, 1):
+def misfit(mission: str, asked: TrialResources, nodes: Sequence[Node]) -> str:
+    """Why not even one trial finds a place on idle nodes; empty where it does."""
+    if asked.group is not None:
+        if _how_many(asked.group, nodes, 1):
             return ""
         return (
-            f"Mission {mission}: a trial of its sweep asks for {asked.own}; no node has that much."
+            f"Mission {mission}: a trial of its sweep starts {asked.group.workers} workers of "
+            f"{asked.group.request} each; the nodes do not hold them."
         )
-    if asked.own.cpus > NESTED_CPUS or asked.own.gpus:
-        return (
-            f"Mission {mission}: trials of its sweep start trainers and hold {asked.own} beside "
-            f"them; they may hold {NESTED_CPUS} CPU at most, or they take what their trainers wait "
-            "for."
-        )
-    fitting = _how_many(asked.group, nodes, asked.at_once)
-    if fitting < asked.at_once:
-        return (
-            f"Mission {mission}: {asked.at_once} trials of its sweep at once start "
-            f"{asked.group.workers} workers of {asked.group.request} each; the nodes hold "
-            f"{fitting} such groups."
-        )
-    return ""
+    if _how_many(Job(name=mission, request=asked.own), nodes, 1):
+        return ""
+    return f"Mission {mission}: a trial of its sweep asks for {asked.own}; no node has that much."
 
 
 def _how_many(job: Job, nodes: Sequence[Node], most: int) -> int:

@@ -19,9 +19,11 @@ import torch
 
 from bem.base import BaseModel as FrozenBase
 from bem.distributed import Share
-from fleet.errors import FleetError
+from fleet.errors import FleetError, StorageError, SweepError
 from fleet.keys import canonical_digest
+from fleet.policies import Cause
 from fleet.sweep.records import Trial, TrialRow
+from fleet.workers.failures import cause_of_failure, is_disk_trouble, reason_of
 from missions.protocol import Mission, Pack, Run
 from missions.settings import with_rung, with_settings
 from missions.spec import MissionSpec
@@ -149,7 +151,13 @@ class Bench:
         return trial_key(self._spec, trial, self._code_version)
 
     def run(self, trial: Trial) -> TrialRow:
-        """Trains and scores. An error of the mission's code is a failed trial, not an exception."""
+        """Trains and scores. An error of the mission's code is a failed trial, not an exception.
+
+        Raises:
+            StorageError: the disk is full or broken.
+            SweepError: memory ran out. Like a full disk it says nothing of the settings for good,
+                so there is no row: the trial is to be tried again.
+        """
         wall, cpu = time.monotonic(), time.process_time()
         seed_scores: dict[int, float] = {}
         cost: dict[str, float] = {}
@@ -161,6 +169,7 @@ class Bench:
         except FleetError:
             raise
         except Exception as caught:
+            self._raise_if_not_the_settings(trial, caught)
             log.exception("%s: trial %d of arm %s failed", self._spec.id, trial.number, trial.arm)
             error = f"{type(caught).__name__}: {caught}"
             traceback = "".join(tracebacks.format_exception(caught))
@@ -181,6 +190,13 @@ class Bench:
             cpu_s=time.process_time() - cpu,
             wall_s=time.monotonic() - wall,
         )
+
+    def _raise_if_not_the_settings(self, trial: Trial, error: Exception) -> None:
+        if is_disk_trouble(error):
+            raise StorageError(f"{type(error).__name__}: {error}") from error
+        if cause_of_failure(error) is Cause.OOM:
+            which = f"trial {trial.number + 1} of arm {trial.arm}"
+            raise SweepError(f"{self._spec.id}, {which}: {reason_of(error)}") from error
 
     def _scores(self, trial: Trial, folder: Path) -> tuple[dict[int, float], dict[str, float]]:
         """(sweep seed -> mean of the metric over dev items, size of the arm)."""

@@ -32,9 +32,12 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
         self._row_of = row_of
         self._tell = tell
         self._at_work: dict[str, Trial] = {}
+        self.lost: list[Trial] = []
+        """Trials that ended without a result, more often than they are restarted. What comes next
+        would be chosen without them, so nothing more is begun."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        found = self._search.next()
+        found = None if self.lost else self._search.next()
         if found is None:
             return str(Searcher.FINISHED)
         if found == WAIT:
@@ -52,7 +55,8 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
             return
         row = self._row_of(trial)
         if row is None:
-            row = lost(trial)
+            self.lost.append(trial)
+            return
         self._search.tell(row)
         self._tell(trial, row)
 
@@ -66,24 +70,6 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps a copy of its settings in a file that nobody reads."""
         return {}
-
-
-def lost(trial: Trial) -> TrialRow:
-    """A trial whose process died again and again; not kept, so that a later start tries it anew."""
-    return TrialRow(
-        key=f"lost {trial.arm} {trial.number} {trial.rung}",
-        mission="",
-        arm=trial.arm,
-        number=trial.number,
-        rung=trial.rung,
-        settings=dict(trial.settings),
-        seed_scores={},
-        cost={},
-        error="it ended without a result, more often than it is restarted; its log may say why",
-        traceback="",
-        cpu_s=0.0,
-        wall_s=0.0,
-    )
 
 
 class FlagStopper(Stopper):  # type: ignore[misc]

@@ -12,13 +12,14 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bem.distributed import Share
-from fleet.errors import SweepError
+from fleet.errors import FleetError, StorageError, SweepError, cause_of, first_line
+from fleet.policies import Request
 from fleet.settings import RunPaths
 from fleet.sweep.halving import MissionSearch
 from fleet.sweep.optuna_proposer import METRIC, OptunaProposer
@@ -26,6 +27,7 @@ from fleet.sweep.plan_lines import show_settings
 from fleet.sweep.records import SweepOutcome, Trial, TrialRow
 from fleet.sweep.resources import TrialResources
 from fleet.sweep.trial import Bench, trial_key
+from fleet.workers.failures import is_disk_trouble
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
@@ -55,6 +57,8 @@ class SweepJob:
     code_version: str
     namespace: str
     gpus: float
+    train_storage: str
+    """Where the trainers of trials put their marks."""
 
 
 class TuneSweep:
@@ -85,11 +89,18 @@ class TuneSweep:
         """Runs what is missing.
 
         Raises:
-            SweepError: an arm without a trial that can be chosen, or the sweep was stopped.
+            SweepError: an arm without a trial that can be chosen, a trial that leaves no result
+                however often it is tried, or the sweep was stopped.
+            StorageError: the disk gave out under it.
         """
         self._replay()
         if self._search.next() is not None:
-            self._tune()
+            try:
+                self._tune()
+            except Exception as error:
+                if (disk := cause_of(error, OSError)) is not None and is_disk_trouble(disk):
+                    raise StorageError(f"{type(disk).__name__}: {disk}") from error
+                raise
         if self._stop.is_set():
             raise SweepError(f"Mission {self._job.mission}: its sweep was stopped.")
         return self._search.outcome()
@@ -112,14 +123,9 @@ class TuneSweep:
         from fleet.sweep.tune_search import FlagStopper, LedgerSearch
 
         searcher = LedgerSearch(self._search, self._row_of, self._tell)
-        request = self._resources.own
-        bundle = {**request.as_ray(), "CPU": request.cpus}
-        place: dict[str, Any] = {}
-        if request.labels:
-            place["bundle_label_selector"] = [dict(request.labels)]
         trainable = tune.with_resources(
             tune.with_parameters(trial_function, job=dataclasses.asdict(self._job)),
-            tune.PlacementGroupFactory([bundle], **place),
+            tune.PlacementGroupFactory(**trial_place(self._resources.own)),
         )
         mission = self._job.mission
 
@@ -128,7 +134,7 @@ class TuneSweep:
 
         folder = Path(self._job.root) / "tune"
         folder.mkdir(parents=True, exist_ok=True)
-        Tuner(
+        results = Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -147,6 +153,8 @@ class TuneSweep:
                 verbose=0,
             ),
         ).fit()
+        if searcher.lost and not self._stop.is_set():
+            raise end_of_sweep(self._job.mission, searcher.lost[0], results.errors)
 
     def _row_of(self, trial: Trial) -> TrialRow | None:
         row = self._ledger.call("find_trial", trial_key(self._spec, trial, self._job.code_version))
@@ -168,11 +176,48 @@ class TuneSweep:
         )
 
 
+def trial_place(request: Request) -> dict[str, Any]:
+    """What a trial's own process asks for in Ray's words: one bundle of a placement group."""
+    place: dict[str, Any] = {"bundles": [request.as_ray()]}
+    if request.labels:
+        place["bundle_label_selector"] = [request.ray_labels()]
+    return place
+
+
 def as_own(row: TrialRow, trial: Trial) -> TrialRow:
     """A row as the result of this trial: equal settings may stand under another number."""
     if (row.number, row.rung) == (trial.number, trial.rung):
         return row
     return dataclasses.replace(row, number=trial.number, rung=trial.rung, cpu_s=0.0, wall_s=0.0)
+
+
+def end_of_sweep(mission: str, trial: Trial, errors: Sequence[BaseException]) -> FleetError:
+    """The error of a sweep one of whose trials left no result: memory, disk, a process that dies.
+
+    None of these says that its settings are bad, so no choice is made without it.
+
+    Args:
+        errors: what Tune says of the trials that failed, the first one's first.
+    """
+    for error in errors:
+        if (disk := _as_raised(error, StorageError)) is not None:
+            return StorageError(str(disk))
+    told = [_as_raised(error, SweepError) or error for error in errors]
+    why = first_line(told[0]) if told else "its process ended"
+    return SweepError(
+        f"Mission {mission}: trial {trial.number + 1} of arm {trial.arm} "
+        f"({show_settings(trial.settings)}) left no result in {MAX_FAILURES + 1} attempts: "
+        f"{why}. Nothing is chosen without it; finished trials are kept. "
+        "Give it what it lacks (resources), or take such settings out of sweep.space"
+    )
+
+
+def _as_raised(error: BaseException, kind: type[FleetError]) -> BaseException | None:
+    """The error behind another as the trial raised it: Ray's own is of its kind too, and says the
+    whole remote traceback."""
+    found = cause_of(error, kind)
+    inner = getattr(found, "cause", None)
+    return inner if isinstance(inner, kind) else found
 
 
 _BENCHES: dict[str, Bench] = {}
@@ -264,14 +309,13 @@ class SweepThread:
 
     mission: str
     sweep: TuneSweep
-    resources: TrialResources
     thread: threading.Thread
     outcome: SweepOutcome | None = None
     error: BaseException | None = None
     ended: bool = False
 
 
-def start_sweep(mission: str, sweep: TuneSweep, resources: TrialResources) -> SweepThread:
+def start_sweep(mission: str, sweep: TuneSweep) -> SweepThread:
     """Starts a sweep; `SweepThread.ended` turns true when there is an outcome or an error."""
 
     def work() -> None:
@@ -283,6 +327,6 @@ def start_sweep(mission: str, sweep: TuneSweep, resources: TrialResources) -> Sw
             state.ended = True
 
     thread = threading.Thread(target=work, name=f"sweep-{mission}", daemon=True)
-    state = SweepThread(mission=mission, sweep=sweep, resources=resources, thread=thread)
+    state = SweepThread(mission=mission, sweep=sweep, thread=thread)
     thread.start()
     return state

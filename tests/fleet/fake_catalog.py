@@ -6,6 +6,7 @@ How a fake behaves stands in its `params`: when to raise, to hang, to be killed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import yaml
 from fake_training import Fault, train_weight
 from pydantic import BaseModel, ConfigDict
@@ -66,6 +68,8 @@ class FakeParams(BaseModel):
     training: FakeTraining = FakeTraining()
     trial_s: float = 0.0
     """Seconds that a training takes whose seed is none of the file's."""
+    trouble: Literal["none", "disk", "memory", "dies"] = "none"
+    """What such a training meets beside the file `mended`, from the second setting on."""
     reads_test: bool = False
     """Training looks at test scores."""
     steps: int = 0
@@ -77,6 +81,7 @@ class FakeParams(BaseModel):
 class FakeMission(Mission):
     params_model = FakeParams
     tunable = ("training",)
+    strategies = ("packed", "ddp")
 
     def __init__(self, mission_id: str) -> None:
         self._id = mission_id
@@ -108,10 +113,15 @@ class FakeMission(Mission):
             raise IndexError("a training that was cut short has no last loss")
         if spec.withhold_verdict == "a trial of a sweep":
             time.sleep(params.trial_s)
-            with (ctx.data_dir.parent.parent / "trained.txt").open("a") as stream:
+            trials = ctx.data_dir.parent.parent
+            if params.training.lr != FakeTraining().lr and not (trials / "mended").exists():
+                meet(params.trouble)
+            with (trials / "trained.txt").open("a") as stream:
                 stream.write(f"{pack.runs[0].arm} {params.training.lr!r} {params.training.steps}\n")
         if params.fail == "train" and pack.seed == params.fail_seed:
             raise RuntimeError(f"the fake's train was told to fail at seed {pack.seed}")
+        if ctx.share is not None:  # hangs where a worker of the group is not at work on this too
+            assert float(ctx.share.total(torch.tensor(1.0))) == ctx.share.world
         found: dict[Run, Artifact] = {}
         for run in pack.runs:
             learned = ""
@@ -186,6 +196,16 @@ class FakeMission(Mission):
                 lines={"treated": ((0.0, 1.0, 2.0), (1.0, 0.5, 0.3))},
             ),
         )
+
+
+def meet(trouble: str) -> None:
+    """Nothing that the settings are to blame for."""
+    if trouble == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if trouble == "memory":
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if trouble == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def load_mission(mission_id: str) -> Mission:

@@ -22,8 +22,11 @@ import yaml
 from fake_catalog import BEST_RATE, resolve
 
 from fleet.driver.launch import Order, carry_out
+from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.provenance import code_version
+from fleet.settings import RunPaths
+from fleet.states import RunState
 from fleet.sweep.records import TrialRow
 from missions.spec import MissionSpec
 
@@ -151,8 +154,9 @@ def test_a_killed_driver_of_a_sweep_loses_no_trial(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     expected = run_here(spec_of(trial_s=0), tmp_path / "here", code_version())
     after = kept()
-    assert after[: len(after)] == sorted(after, key=lambda row: (row.arm, row.rung, row.number))
-    assert {row.key for row in before} <= {row.key for row in after}
+    # Rows of before as they were, their CPU and wall time included.
+    recorded = {row.key for row in before}
+    assert [row for row in after if row.key in recorded] == before
     chosen = json.loads(again.stdout)["sweeps"][0]["choice"]["choices"]
     assert {arm: found["settings"] for arm, found in chosen.items()} == {
         choice.arm: dict(choice.settings) for choice in expected.choices
@@ -161,3 +165,110 @@ def test_a_killed_driver_of_a_sweep_loses_no_trial(tmp_path: Path) -> None:
     trained = log.read_text().splitlines()
     assert len(set(trained)) == len(after) == 24
     assert len(trained) <= 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "code", "said"),
+    [
+        ("disk", 5, "No space left on device"),
+        ("memory", 1, "left no result in 3 attempts: F1, trial 2 of arm"),
+        ("dies", 1, "left no result in 3 attempts"),
+    ],
+)
+def test_what_no_setting_is_to_blame_for_is_tried_again(
+    tmp_path: Path, trouble: str, code: int, said: str
+) -> None:
+    """Disk, memory, a process that is killed: no row, no choice; mended, the same command ends."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FAKES}"}
+    command = [sys.executable, str(FAKES / "fake_launch.py"), "sweep", "--missions", "F1"]
+    command += ["--run-id", "one", "--runs-dir", str(tmp_path), "--cpus", "1"]
+    for item in overrides(trouble=trouble):
+        command += ["--set", item]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+
+    def kept() -> list[TrialRow]:
+        with LedgerReader(tmp_path / "one" / "ledger.sqlite") as reader:
+            assert (reader.swept_spec_json("F1") is None) is not mended.exists()
+            return reader.trials("F1")
+
+    mended = tmp_path / "one" / "work" / "F1" / "sweep" / "mended"
+    first = run()
+    assert first.returncode == code, first.stderr
+    assert said in first.stderr
+    assert "--run-id one" in first.stderr
+    assert "Traceback" not in first.stderr
+    before = kept()
+    assert before
+    assert all(row.error == "" for row in before)
+    mended.touch()
+    again = run()
+    assert again.returncode == 0, again.stderr
+    assert len(kept()) == 24
+
+
+@pytest.mark.slow
+def test_a_launch_killed_in_its_sweep_resumes_to_the_same_choice(tmp_path: Path) -> None:
+    """Resume goes on with the recorded trials, freezes the same settings and confirms them."""
+    from launched import Launched
+    from sweep_reference import run_here
+
+    paths = RunPaths(root=tmp_path / "one")
+    words = ["launch", "--missions", "F1", "--run-id", "one", "--cpus", "1", "--no-promote"]
+    for item in overrides(trial_s=0.3):
+        words += ["--set", item]
+
+    def kept() -> list[TrialRow]:
+        if not is_begun(paths.ledger):
+            return []
+        with LedgerReader(paths.ledger) as reader:
+            return reader.trials("F1")
+
+    first = Launched(tmp_path, *words)
+    first.until("five trials", lambda: len(kept()) >= 5, timeout_s=200)
+    first.kill()
+    before = kept()
+    assert 5 <= len(before) < 24
+    again = Launched(tmp_path, "resume", "one")
+    assert again.wait() == 0, again.said
+    expected = run_here(spec_of(trial_s=0), tmp_path / "here", code_version())
+    recorded = {row.key for row in before}
+    assert [row for row in kept() if row.key in recorded] == before
+    with LedgerReader(paths.ledger) as reader:
+        confirmed = MissionSpec.model_validate_json(reader.settled_spec_json("F1"))
+        kinds = [link.kind for link in reader.decisions()]
+        assert {row.state for row in reader.runs("F1")} == {RunState.DONE}
+    for choice in expected.choices:
+        rate = choice.settings["params.training.lr"]
+        assert confirmed.arms[choice.arm].override["training"]["lr"] == rate
+    assert kinds[:5] == ["mission_file", "resume", "sweep", "freeze", "test_read"]
+    trained = (paths.work("F1") / "sweep" / "trained.txt").read_text().splitlines()
+    assert len(set(trained)) == len(kept()) == 24
+    assert len(trained) <= 25, "at most the trial under way was trained again"
+
+
+@pytest.mark.slow
+def test_a_trial_may_be_trained_by_a_group(tmp_path: Path) -> None:
+    """`ddp` on as many CPUs as the group has workers: the trial beside it must not take any."""
+    from sweep_reference import run_here
+
+    arms = {"arms": {"treated": {}}, "trials": 2, "rungs": [{}]}
+    untuned = {"follow": {}, "untuned": {"plain": "not here", "extra": "not here"}}
+    text = yaml.safe_dump({**SWEEP, **arms, **untuned}, default_flow_style=True, width=10_000)
+    patches = (f"sweep={text.strip()}", "resources.strategy=ddp", "resources.workers=2")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FAKES}"}
+    command = [sys.executable, str(FAKES / "fake_launch.py"), "sweep", "--missions", "F1"]
+    command += ["--run-id", "one", "--runs-dir", str(tmp_path), "--cpus", "2"]
+    for patch in patches:
+        command += ["--set", f"F1:{patch}"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr
+    with LedgerReader(tmp_path / "one" / "ledger.sqlite") as reader:
+        trials = reader.trials("F1")
+    spec = resolve("F1", overrides=patches)
+    expected = run_here(spec, tmp_path / "here", code_version())
+    assert [(row.key, row.score) for row in trials] == [
+        (row.key, row.score) for row in expected.rows
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ from fake_catalog import document
 
 from fleet.errors import UnfitEnvironmentError
 from fleet.plan import MissionWork, plan_campaign, select_arms
-from fleet.policies import Node, Request
-from fleet.sweep.driving import check_trials
+from fleet.policies import Node
+from fleet.settings import LaunchSettings, RunPaths
+from fleet.sweep.driving import check_trials, sweep_job
+from fleet.sweep.nested import group_scaling
 from fleet.sweep.plan_lines import sweep_lines, sweep_plan
-from fleet.sweep.resources import NESTED_CPUS, starvation, trial_resources
+from fleet.sweep.resources import NESTED, misfit, trial_resources
+from fleet.sweep.tuning import trial_place
 from missions.spec import parse_spec
 
 TWO_CPUS = (Node(name="n", cpus=2, memory_mib=8000),)
@@ -41,27 +45,59 @@ def test_a_trial_holds_what_one_worker_holds() -> None:
     asked = trial_resources(work.spec, work.job, TWO_CPUS)
     assert (asked.own, asked.group, asked.at_once) == (work.job.request, None, 2)
     assert asked.job.workers == 2
-    assert starvation("F1", asked, TWO_CPUS) == ""
+    assert misfit("F1", asked, TWO_CPUS) == ""
 
 
 def test_a_trial_that_starts_a_trainer_holds_next_to_nothing_and_few_run_at_once() -> None:
     work = work_of(concurrency=8, workers=2, strategy="ddp")
     nodes = tuple(Node(name=f"n{i}", cpus=2, memory_mib=8000) for i in range(3))
     asked = trial_resources(work.spec, work.job, nodes)
-    assert asked.own == Request(cpus=NESTED_CPUS)
+    assert asked.own == NESTED
     assert asked.at_once == 3
-    assert starvation("F1", asked, nodes) == ""
+    assert misfit("F1", asked, nodes) == ""
     assert asked.job.workers == 6
 
 
-def test_the_trap_of_two_trials_with_a_trainer_each_is_refused() -> None:
+def test_two_trials_with_a_trainer_each_never_share_room_for_one() -> None:
     """Tune's default, a CPU for each trial, on two CPUs: both trainers would wait for ever."""
     work = work_of(concurrency=2, workers=2, strategy="ddp")
-    trap = replace(trial_resources(work.spec, work.job, TWO_CPUS), own=Request(cpus=1), at_once=2)
-    assert "they may hold 0.001 CPU at most" in starvation("F1", trap, TWO_CPUS)
-    many = replace(trap, own=Request(cpus=NESTED_CPUS))
-    assert "2 trials of its sweep at once start 2 workers" in starvation("F1", many, TWO_CPUS)
-    assert starvation("F1", trial_resources(work.spec, work.job, TWO_CPUS), TWO_CPUS) == ""
+    asked = trial_resources(work.spec, work.job, TWO_CPUS)
+    assert (asked.own, asked.at_once) == (NESTED, 1)
+    # Nothing of what the group asks for, or a group that fills the node waits for a thousandth.
+    assert asked.group is not None
+    assert not set(trial_place(asked.own)["bundles"][0]) & set(asked.group.request.as_ray())
+    with pytest.raises(UnfitEnvironmentError, match="starts 3 workers of"):
+        check_trials([work_of(workers=3, strategy="ddp")], TWO_CPUS)
+
+
+def test_labels_are_told_to_ray_as_it_reads_them() -> None:
+    """In `in(a, b)` Ray takes the space for a part of the word, and no node ever has it."""
+    labels = {"zone": "in(a, b)"}
+    nodes = (replace(TWO_CPUS[0], labels={"zone": "b"}),)
+    packed = work_of(labels=labels)
+    place = trial_place(trial_resources(packed.spec, packed.job, nodes).own)
+    assert place["bundle_label_selector"] == [{"zone": "in(a,b)"}]
+    assert place["bundles"] == [{"CPU": 1.0, "memory": 256.0 * 2**20}]
+    grouped = work_of(labels=labels, workers=2, strategy="ddp")
+    asked = trial_resources(grouped.spec, grouped.job, nodes)
+    assert "bundle_label_selector" not in trial_place(asked.own)
+    assert asked.group is not None
+    assert group_scaling(asked.group)["label_selector"] == {"zone": "in(a,b)"}
+
+
+def test_trainers_leave_their_marks_where_every_node_reaches_them(tmp_path: Path) -> None:
+    local = LaunchSettings(
+        paths=RunPaths(root=tmp_path / "r"),
+        profile="laptop",
+        command="",
+        cpus=1,
+        storage="s3://b/f/",
+    )
+    assert local.train_storage == str(tmp_path / "r" / "train")
+    assert replace(local, address="auto").train_storage == "s3://b/f/r/train"
+    work = work_of(workers=2, strategy="ddp")
+    order = sweep_job(work, replace(local, address="auto"), namespace="n", code_version="c")
+    assert order.train_storage == "s3://b/f/r/train"
 
 
 def test_a_trial_that_no_node_holds_is_refused_before_anything_starts() -> None:

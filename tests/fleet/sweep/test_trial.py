@@ -11,10 +11,11 @@ import pytest
 import torch
 from fake_catalog import FakeMission, document
 
-from fleet.errors import KeyConflictError
+from fleet.errors import FleetError, KeyConflictError, StorageError, SweepError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
+from fleet.redaction import Redactor
 from fleet.sweep.records import Trial
 from fleet.sweep.trial import Bench, trial_key
 from missions.spec import MissionSpec, parse_spec
@@ -65,6 +66,47 @@ def test_an_error_and_a_missing_metric_are_failed_trials(tmp_path: Path) -> None
     assert row.error == "ValueError: no scores of metric 'f1' on dev. Known: em."
     row = bench(make_spec(fail="train", fail_seed=100), tmp_path / "b").run(trial())
     assert "told to fail at seed 100" in row.error
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "said"),
+    [
+        ("disk", StorageError, r"No space left on device"),
+        ("memory", SweepError, r"trial 2 of arm plain: OutOfMemoryError: .* \(resident \d+ MiB"),
+    ],
+)
+def test_a_full_disk_and_too_little_memory_are_no_trial(
+    tmp_path: Path, trouble: str, kind: type[FleetError], said: str
+) -> None:
+    """They say nothing of the settings: no row may keep them from being tried again."""
+    at = bench(make_spec(trouble=trouble), tmp_path)
+    with pytest.raises(kind, match=said):
+        at.run(trial())
+    (tmp_path / "mended").touch()
+    assert at.run(trial()).error == ""
+
+
+def test_secrets_stay_out_of_a_failed_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    row = dataclasses.replace(
+        bench(spec, tmp_path / "work").run(trial()),
+        seed_scores={},
+        error="no entry for hunter2-hunter2",
+        traceback="login(password='hunter2-hunter2')",
+    )
+    monkeypatch.setattr(
+        "fleet.ledger.sweeps.redactor", lambda: Redactor({"PASSWORD": "hunter2-hunter2"})
+    )
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.record_plan(plan_campaign([spec], run_id="r", profile="laptop", code_version="code"), {})
+    ledger.record_trial(row)
+    found = ledger.find_trial(row.key)
+    ledger.close()
+    assert found is not None
+    assert found.error == "no entry for [redacted PASSWORD]"
+    assert found.traceback == "login(password='[redacted PASSWORD]')"
 
 
 def test_keys_tell_everything_apart_that_decides_a_score() -> None:
