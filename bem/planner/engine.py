@@ -4,8 +4,9 @@ A sequence is a prompt followed by chunks. A chunk is given tokens (a marker, pe
 text), then greedily generated ones up to a separator. An adapter acts where it decides: on the last
 given token and on all that it writes. What is merely read (the prompt, what a chunk is given) is
 read by the base as it is, and what stands in the cache stays, so no token is computed twice. A
-`Walk` is never changed: `extend` returns a new one, so plans with a common beginning share it. It
-knows neither what the skills do nor how a plan is chosen.
+`Walk` is never changed: `extend` returns a new one, so plans with a common beginning share it. One
+more adapter may lie over all of them (`Over`), as a safety branch does. It knows neither what the
+skills do nor how a plan is chosen.
 
 Legend: B rows, S cached positions, T new positions, H heads, K head size, D hidden size, V
 vocabulary.
@@ -13,7 +14,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,17 @@ class _Buffer(DynamicLayer):  # type: ignore[misc]
         return self.length + query_length, 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Over:
+    """An adapter that lies over whatever else acts."""
+
+    adapter: str
+    """Its name on the host."""
+    strength: float
+    reads: bool = False
+    """It acts on what is merely read too: the prompt, what a chunk is given."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Walk:
     """A batch of sequences so far."""
@@ -93,6 +105,8 @@ class Prefill:
     walk: Walk
     logits_BV: Tensor
     """Of the token after the prompt."""
+    last_hidden_BD: Tensor
+    """Last hidden state (normed) of each row's last prompt token."""
     features_BF: Tensor
     """For the policy: the last prompt token after a third, two thirds and all of the layers."""
 
@@ -118,7 +132,12 @@ class ChunkEngine:
 
     @torch.inference_mode()
     def prefill(
-        self, prompts: Sequence[Sequence[int]], *, acting: Sequence[str], ready: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        acting: Sequence[str],
+        ready: Sequence[str],
+        over: Over | None = None,
     ) -> Prefill:
         """Runs the prompts.
 
@@ -126,14 +145,16 @@ class ChunkEngine:
             prompts: token ids, one row each.
             acting: adapters that decide on the token after the prompt: they act on its last token.
             ready: adapters that do not, but whose codes are read off the prompt for later chunks.
+            over: acts on the whole prompt where it reads; else it belongs to `ready`.
         """
         ids_BT, mask_BT = self._padded(prompts)
         length_B = mask_BT.sum(1)
         last_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) == length_B[:, None] - 1
+        reading = _reading(over)
         context = RoutingContext(
             prefix_mask_BT=mask_BT.bool(),
-            adapters=tuple(acting),
-            strength={name: last_BT.float() for name in acting},
+            adapters=(*acting, *reading),
+            strength={**{name: last_BT.float() for name in acting}, **reading},
         )
         cache = Cache(layers=[DynamicLayer() for _ in self.host.base.layers])
         with self.host.routing(context):
@@ -168,14 +189,24 @@ class ChunkEngine:
         return Prefill(
             walk=walk,
             logits_BV=self._head(last_BTD[rows_B, length_B - 1]),
+            last_hidden_BD=last_BTD[rows_B, length_B - 1],
             features_BF=features_BF,
         )
 
     @torch.inference_mode()
     def extend(
-        self, walk: Walk, adapter: str, given: Sequence[Sequence[int]], *, max_new: int
+        self,
+        walk: Walk,
+        adapter: str,
+        given: Sequence[Sequence[int]],
+        *,
+        max_new: int,
+        over: Over | None = None,
     ) -> Chunk:
         """One chunk under `adapter`: the given tokens, then at most `max_new` generated ones.
+
+        `over` acts where `adapter` does, on its own at its strength, and where it reads also on
+        what the chunk is given.
 
         A row that has not written its separator by then gets one: the budget is spent.
         """
@@ -193,13 +224,18 @@ class ChunkEngine:
         self.host.hidden_states(
             ids_BT,
             mask_BS[:, : start + width],
-            routing=RoutingContext(adapters=()),
+            routing=RoutingContext(
+                adapters=tuple(_reading(over)),
+                codes=_codes(walk, _reading(over)),
+                strength=_reading(over),
+            ),
             past_key_values=cache,
             position_ids=walk.length_B[:, None] + (new_mask_BT.cumsum(1) - 1).clamp_min(0),
         )
 
-        codes = {adapter: walk.codes[adapter]} if adapter in walk.codes else {}
-        context = RoutingContext(adapters=(adapter,), codes=codes)
+        strength = {} if over is None else {over.adapter: over.strength}
+        names = (adapter, *strength)
+        context = RoutingContext(adapters=names, codes=_codes(walk, names), strength=strength)
         length_B = walk.length_B + new_mask_BT.sum(1)
         token_B = torch.tensor([row[-1] for row in given], device=ids_BT.device)
         tokens: list[list[int]] = [[] for _ in given]
@@ -262,6 +298,15 @@ class ChunkEngine:
         length_B1 = torch.tensor([len(row) for row in rows])[:, None]
         mask_BT = (torch.arange(width) < length_B1).long()
         return torch.tensor(ids).to(self.host.base.device), mask_BT.to(self.host.base.device)
+
+
+def _reading(over: Over | None) -> dict[str, float]:
+    """The strength of what acts on tokens that are merely read."""
+    return {} if over is None or not over.reads else {over.adapter: over.strength}
+
+
+def _codes(walk: Walk, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: walk.codes[name] for name in names if name in walk.codes}
 
 
 def _roomy(pair: tuple[Tensor, Tensor], capacity: int) -> tuple[Tensor, Tensor]:

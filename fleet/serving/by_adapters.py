@@ -36,7 +36,10 @@ async def answer(asking: Asking) -> None:
             },
             "The base has no adapter that knows of hints, modes or a strength: leave {param} out.",
         )
-    branch = _overlay(asking, strength)
+    over = overlay(asking)
+    branch = None if over is None or over[1] else over[0]
+    if over is not None and over[1]:
+        strength[over[0].adapter] = over[0].knob
     prompts = [
         asking.encode(text) if isinstance(text, str) else asking.prompts.check(text, asking.where)
         for text in asking.texts
@@ -81,8 +84,12 @@ def _sides(loaded: Loaded, body: Body) -> dict[str, Any]:
     }
 
 
-def _overlay(asking: Asking, strength: dict[str, float]) -> Branch | None:
-    """The branch of this request; an overlay that acts everywhere joins `strength` instead."""
+def overlay(asking: Asking) -> tuple[Branch, bool] | None:
+    """The branch over this request's model, and whether it acts on the prompt too.
+
+    Raises:
+        BadRequestError: one is asked for and none is champion.
+    """
     answering = asking.answering
     loaded = answering.loaded
     own = loaded.overlay if loaded is not None else None
@@ -102,10 +109,7 @@ def _overlay(asking: Asking, strength: dict[str, float]) -> Branch | None:
     source = answering.overlay or loaded
     assert source is not None
     answering.extras["safety"] = {"overlay": source.id, "knob": knob}
-    if own.everywhere:
-        strength[own.adapter] = knob
-        return None
-    return Branch(adapter=own.adapter, knob=knob, head=own.head)
+    return Branch(adapter=own.adapter, knob=knob, head=own.head), own.everywhere
 
 
 async def _routing(

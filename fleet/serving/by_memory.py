@@ -21,7 +21,6 @@ async def answer(asking: Asking) -> None:
         {
             "n": body.n > 1,
             "stop": bool(body.stops),
-            "safety": bool(body.safety),
             "context_hints": bool(body.hints),
             "behavioral_mode": body.behavioral_mode is not None,
             "adaptation_strength": body.adaptation_strength != 1.0,
@@ -29,6 +28,11 @@ async def answer(asking: Asking) -> None:
             "routing": body.routing,
         },
         "A memory model has no use for {param}.",
+    )
+    asking.refuse(
+        {"safety": bool(body.safety)},
+        "A memory model is a language model of its own and lies over no base: an overlay's weights "
+        "have no place in it. Leave {param} out.",
     )
     key = "" if body.session is None else f"{asking.client}/{body.session}"
     stream = (store.get(key) if key else None) or fresh(model, loaded.id)

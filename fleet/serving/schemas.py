@@ -79,7 +79,7 @@ class _Asked(Strict):
     adaptation_strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
     """0 is the base exactly, 1 the adapter as it was trained."""
     safety: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """The knob of the safety overlay, over any model of adapters; none: as the model was promoted
+    """The knob of the safety overlay, over any model of the base; none: as the model was promoted
     (an overlay at its operating point, others without)."""
     context_hints: _Name | Annotated[list[_Name], Field(max_length=16)] | None = None
     behavioral_mode: _Name | None = None

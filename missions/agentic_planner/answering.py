@@ -2,7 +2,9 @@
 
 What `scoring.run_contestant` does for batches, as a generator over one query that yields between
 chunks, so that a server may do other work there. The search words come from the prompt, as
-everybody who asks writes it: the names, then the field. It knows no server.
+everybody who asks writes it: the names, then the field. A safety branch of mission C's kind may lie
+over it: as over one answer, its strength is read off the prompt, and it acts on what the skills
+decide and write, not on the choice of the first plan. It knows no server.
 
 Legend: V vocabulary.
 """
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor
 
 from bem.base import BaseModel as FrozenBase
+from bem.engine import Branch
 from bem.errors import InvalidInputError
 from bem.injection import AdapterHost
-from bem.planner import ChunkEngine, MacroPolicy
+from bem.planner import ChunkEngine, MacroPolicy, Over
 from bem.retrieval import Retriever
 from missions.agentic_planner import contest
 from missions.agentic_planner.chains import SKILL_NAMES, encode_parts
@@ -57,6 +60,8 @@ class Answer:
     read_tokens: int
     """Tokens that chunks were given."""
     written_tokens: int
+    gate: float | None = None
+    """Strength of the branch; none: there was none."""
 
 
 def load_served(folder: Path, base: FrozenBase, names: Mapping[str, str]) -> ServedPlanner:
@@ -97,12 +102,20 @@ def search_of(prompt: str) -> tuple[str, int]:
 
 
 def answer(
-    host: AdapterHost, planner: ServedPlanner, prompt: str, *, search: str | None = None
+    host: AdapterHost,
+    planner: ServedPlanner,
+    prompt: str,
+    *,
+    search: str | None = None,
+    branch: Branch | None = None,
+    everywhere: bool = False,
 ) -> Generator[None, None, Answer]:
     """Yields after the prefill and after each chunk; returns the answer.
 
     Args:
         search: what the index is asked instead of `search_of(prompt)`.
+        branch: lies over the skills.
+        everywhere: it acts on what is read too, at its knob, and has no gate.
 
     Raises:
         InvalidInputError: the prompt has not mission A's form.
@@ -117,7 +130,16 @@ def answer(
     parts = encode_parts(prompt, texts, tokenizer)
     ids = tokenizer(prompt)["input_ids"]
     engine = ChunkEngine(host, separator_id=marks.separator)
-    start = engine.prefill([ids], acting=whole, ready=skills)
+    over: Over | None = None
+    branched: tuple[str, ...] = ()
+    if branch is not None and everywhere:
+        over = Over(adapter=branch.adapter, strength=branch.knob, reads=True)
+    elif branch is not None:
+        branched = (branch.adapter,)
+    start = engine.prefill([ids], acting=whole, ready=(*skills, *branched), over=over)
+    if branch is not None and over is None:
+        gate = 1.0 if branch.head is None else float(branch.head(start.last_hidden_BD).sigmoid())
+        over = Over(adapter=branch.adapter, strength=branch.knob * gate)
     yield
     plan = planner.plan
     if planner.policy is not None:
@@ -127,7 +149,8 @@ def answer(
     while skill := _next(planner, plan, done, logits_BV):
         name = planner.names[FUSED if fused else SKILL_NAMES[skill]]
         given = parts.given(skill, marks, told)
-        chunk = engine.extend(walk, name, [given], max_new=planner.setting.budget[skill])
+        budget = planner.setting.budget[skill]
+        chunk = engine.extend(walk, name, [given], max_new=budget, over=over)
         walk, logits_BV, told = chunk.walk, chunk.logits_BV, chunk.tokens[0]
         done += skill
         read += len(given)
@@ -140,6 +163,7 @@ def answer(
         prompt_tokens=len(ids),
         read_tokens=read,
         written_tokens=written,
+        gate=None if over is None else over.strength,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bem import AdapterHost, load_base, make_config
 from bem.context import RoutingContext
 from bem.errors import InvalidInputError
-from bem.planner import ChunkEngine, engine
+from bem.planner import ChunkEngine, Over, engine
 from bem.testing import write_tiny_base
 
 NAMES = ("one", "two")
@@ -36,9 +36,15 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> AdapterHost:
 
 
 def full_logits(
-    host: AdapterHost, tokens: Sequence[int], prompt: int, owners: Sequence[str]
+    host: AdapterHost,
+    tokens: Sequence[int],
+    prompt: int,
+    owners: Sequence[str],
+    over: Over | None = None,
 ) -> Tensor:
     """One row, one full forward: each position under the adapter that owns it (or none)."""
+    if over is not None:
+        return over_logits(host, tokens, prompt, owners, over)
     context = RoutingContext(
         prefix_mask_BT=(torch.arange(len(tokens)) < prompt)[None],
         adapters=NAMES,
@@ -49,19 +55,41 @@ def full_logits(
     return logits
 
 
+def over_logits(
+    host: AdapterHost, tokens: Sequence[int], prompt: int, owners: Sequence[str], over: Over
+) -> Tensor:
+    """The same with one adapter more: where a skill acts, or everywhere."""
+    strength = {name: torch.tensor([[float(o == name) for o in owners]]) for name in NAMES}
+    lies = [over.strength * float(over.reads or bool(owner)) for owner in owners]
+    context = RoutingContext(
+        prefix_mask_BT=(torch.arange(len(tokens)) < prompt)[None],
+        adapters=(*NAMES, over.adapter),
+        strength=strength | {over.adapter: torch.tensor([lies])},
+    )
+    with torch.no_grad():
+        logits: Tensor = host(torch.tensor([tokens]), routing=context).logits[0]
+    return logits
+
+
 def naive_chunk(
-    host: AdapterHost, tokens: list[int], prompt: int, owners: list[str], name: str, max_new: int
+    host: AdapterHost,
+    tokens: list[int],
+    prompt: int,
+    owners: list[str],
+    name: str,
+    max_new: int,
+    over: Over | None = None,
 ) -> tuple[list[int], Tensor]:
     """Greedy writing by full forwards; extends `tokens` and `owners` up to the separator."""
     written: list[int] = []
     while True:
-        following = int(full_logits(host, tokens, prompt, owners)[-1].argmax())
+        following = int(full_logits(host, tokens, prompt, owners, over)[-1].argmax())
         if len(written) == max_new:
             following = SEPARATOR
         tokens.append(following)
         owners.append(name)
         if following == SEPARATOR:
-            return written, full_logits(host, tokens, prompt, owners)[-1]
+            return written, full_logits(host, tokens, prompt, owners, over)[-1]
         written.append(following)
 
 
@@ -89,6 +117,43 @@ def test_two_chunks_equal_full_forwards(
         assert second.tokens[row] == written
         torch.testing.assert_close(second.logits_BV[row], after, atol=1e-4, rtol=1e-4)
         assert int(second.walk.length_B[row]) == len(tokens)
+
+
+@pytest.mark.parametrize("kind", ["lora", "generated"])
+@pytest.mark.parametrize("reads", [False, True])
+def test_an_adapter_over_the_skills_equals_full_forwards(
+    host: AdapterHost, kind: str, reads: bool
+) -> None:
+    generator = torch.Generator().manual_seed(9)
+    fields = {} if kind == "lora" else {"controller_width": 4, "feature_layer": 1}
+    made = host.add("over", make_config(kind, rank=3, **fields), generator=generator)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+    chunks = ChunkEngine(host, separator_id=SEPARATOR)
+    over = Over(adapter="over", strength=0.6, reads=reads)
+    start = chunks.prefill(PROMPTS, acting=(), ready=(*NAMES, "over"), over=over)
+    first = chunks.extend(start.walk, "one", GIVEN, max_new=4, over=over)
+    second = chunks.extend(first.walk, "two", [[80, 81]] * len(PROMPTS), max_new=3, over=over)
+    for row, (prompt, given) in enumerate(zip(PROMPTS, GIVEN, strict=True)):
+        tokens, owners = [*prompt, *given], [""] * (len(prompt) + len(given) - 1) + ["one"]
+        nobody = [""] * len(prompt)
+        expected = full_logits(host, prompt, len(prompt), nobody, over)[-1]
+        torch.testing.assert_close(start.logits_BV[row], expected, atol=1e-4, rtol=1e-4)
+        written, after = naive_chunk(host, tokens, len(prompt), owners, "one", 4, over)
+        assert first.tokens[row] == written
+        torch.testing.assert_close(first.logits_BV[row], after, atol=1e-4, rtol=1e-4)
+        tokens += [80, 81]
+        owners += ["", "two"]
+        written, after = naive_chunk(host, tokens, len(prompt), owners, "two", 3, over)
+        assert second.tokens[row] == written
+        torch.testing.assert_close(second.logits_BV[row], after, atol=1e-4, rtol=1e-4)
+    without = chunks.extend(start.walk, "one", GIVEN, max_new=4)
+    assert not torch.allclose(without.logits_BV, first.logits_BV)
+    if not reads:
+        off = Over(adapter="over", strength=0.0)
+        zero = chunks.extend(start.walk, "one", GIVEN, max_new=4, over=off)
+        torch.testing.assert_close(zero.logits_BV, without.logits_BV)
 
 
 def test_rows_that_close_early_leave_the_others_alone(

@@ -161,6 +161,30 @@ def test_safety_lies_over_any_model(client: openai.OpenAI, shop: Shop) -> None:
     assert made.choices[0].text == expected
 
 
+def test_safety_lies_over_a_planner_s_skills(client: openai.OpenAI, shop: Shop) -> None:
+    def asked(**extra: Any) -> Any:
+        made = client.completions.create(
+            model="tiny:A", prompt="find age sefar: sefar job nurse", extra_body=extra
+        )
+        return made.choices[0].text, made.model_extra["bem"]
+
+    plain, said = asked()
+    assert "safety" not in said
+    assert asked(safety=0.0)[0] == plain
+    text, said = asked(safety=1.0)
+    assert text != plain
+    assert said["safety"]["overlay"] == shop.ids["overlay"]
+    assert 0 < said["safety"]["strength"][0] < 1
+    assert said["planner"][0]["plan"] == asked()[1]["planner"][0]["plan"]
+    half = asked(safety=0.5)[1]["safety"]["strength"][0]
+    assert half == pytest.approx(said["safety"]["strength"][0] / 2)
+
+
+def test_a_memory_model_has_no_base_for_safety_to_lie_over(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="lies over no base"):
+        client.completions.create(model="scratch:E", prompt=[1], extra_body={"safety": 0.5})
+
+
 def test_routing_is_the_model_s_own_analysis(client: openai.OpenAI, shop: Shop) -> None:
     made = client.completions.create(
         model="tiny:H",
