@@ -96,6 +96,7 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
     while len(found) < points:
         runs += 1
         paths = RunPaths(root=folder / f"run-{runs}")
+        point: dict[str, Any] | None = {}
         for _ in range(per_run):
             if len(found) == points:
                 break
@@ -106,7 +107,7 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
             if point is None:
                 break  # the run was over before the point came
             found.append({"run": runs, **point})
-        if not ended(paths):
+        if point is not None:  # a driver that was killed after its last word still has to promote
             driver = launch_or_resume(folder, paths, MISSIONS)
             code = driver.wait(300)
             if code != 0:
@@ -201,13 +202,6 @@ def count(paths: RunPaths) -> int:
         return 0
     with LedgerReader(paths.ledger) as reader:
         return len(reader.results())
-
-
-def ended(paths: RunPaths) -> bool:
-    if not planned(paths):
-        return False
-    with LedgerReader(paths.ledger) as reader:
-        return reader.meta().get("wall_s") is not None
 
 
 def done_twice(paths: RunPaths) -> int:
