@@ -16,8 +16,10 @@ from fleet.driver import leftovers, requests
 from fleet.driver.driver_lock import Driver, driver_of, moment
 from fleet.errors import StorageError, UsageError
 from fleet.ledger.database import is_begun
+from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.settings import RunPaths
+from fleet.sweep.records import SWEEP_ONLY
 
 ANSWER_S = 15.0
 """How long a driver may take to take a request up (its loop turns five times a second)."""
@@ -50,10 +52,19 @@ def stop(paths: RunPaths, *, hard: bool, timeout_s: float, say: Say) -> None:
         )
     say(f"run {paths.run_id} is driven by {driver.who}")
     if not hard and (_ask(paths, timeout_s, say) or _signal(paths, driver, timeout_s, say)):
-        say(f"stopped; python fleet.py resume {paths.run_id} goes on")
+        say(f"stopped; {going_on(paths)} goes on")
         return
     _kill(paths, driver, say)
-    say(f"killed; python fleet.py resume {paths.run_id} goes on")
+    say(f"killed; {going_on(paths)} goes on")
+
+
+def going_on(paths: RunPaths) -> str:
+    """The command that goes on with the run."""
+    again = None
+    if is_begun(paths.ledger):
+        with LedgerReader(paths.ledger) as reader:
+            again = reader.meta().get(SWEEP_ONLY)
+    return str(again or f"python fleet.py resume {paths.run_id}")
 
 
 def _ask(paths: RunPaths, timeout_s: float, say: Say) -> bool:

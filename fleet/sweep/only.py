@@ -137,6 +137,8 @@ def _run(
         campaign = open_campaign(plan, settings, session, stopper, meta, lambda ledger: None)
         try:
             with LedgerReader(settings.paths.ledger) as reader:
+                # An earlier driver may have come to an end, without settings for all.
+                campaign.ledger.call("set_meta", "wall_s", None)
                 stage.restore(campaign, reader)
                 for name in reader.orders().missions:
                     if name in campaign.missions:

@@ -207,7 +207,7 @@ def end_of_sweep(mission: str, trial: Trial, errors: Sequence[BaseException]) ->
     return SweepError(
         f"Mission {mission}: trial {trial.number + 1} of arm {trial.arm} "
         f"({show_settings(trial.settings)}) left no result in {MAX_FAILURES + 1} attempts: "
-        f"{why}. Nothing is chosen without it; finished trials are kept. "
+        f"{why.rstrip('.')}. Nothing is chosen without it; finished trials are kept. "
         "Give it what it lacks (resources), or take such settings out of sweep.space"
     )
 

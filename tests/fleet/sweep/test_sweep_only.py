@@ -20,6 +20,7 @@ from sweep_without_ray import leave_ray_out
 from fleet import cli, provenance
 from fleet.driver import requests
 from fleet.driver.launch import Order
+from fleet.driver.stopping import going_on
 from fleet.errors import InterruptedBySignalError, StorageError, SweepError, UsageError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
@@ -171,6 +172,7 @@ def test_a_stop_is_heard_and_says_how_to_go_on(
     assert cli.run(["resume", "one", "--runs-dir", str(paths.root.parent)]) == 2
     told = capsys.readouterr().err
     assert "Run one is a run of sweeps" in told
+    assert going_on(paths) == again
     assert f"next: {again}" in told
     assert sweep() == 0
 
@@ -247,7 +249,15 @@ def test_a_sweep_that_finds_nothing_says_how_to_try_again(
     with pytest.raises(SweepError, match="F1") as ended:
         sweep(before=after(2, lost))
     assert "--run-id one" in ended.value.go_on
-    assert sweep() == 0
+
+    def is_open(sweep: TuneSweep, trial: Trial) -> None:
+        with LedgerReader(paths.ledger) as reader:
+            open_again.append(reader.meta()["wall_s"] is None)
+
+    open_again: list[bool] = []
+    assert sweep(before=is_open) == 0
+    assert open_again
+    assert all(open_again)
 
 
 def test_a_launch_of_that_name_is_not_taken_for_sweeps(
