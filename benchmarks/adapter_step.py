@@ -2,7 +2,8 @@
 
 The hand-written LoRA is what one would write in ten lines: no host, no context, no strength. One
 thread, interleaved, medians; every row is a ratio to it in the same run.
-Run: `python benchmarks/adapter_step.py` (about a minute); `--device cuda` where there is a GPU.
+Run: `python benchmarks/adapter_step.py` (about a minute); `--device cuda` where there is a GPU, on
+a larger base in bfloat16, with `host.fuse()` besides.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from timing import GPU_SHAPE, add_device, attention, clock, interleaved, machine, precision
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -29,6 +29,7 @@ from bem.context import RoutingContext
 from bem.testing import write_tiny_base
 
 ROWS, TOKENS, RANK, ROUNDS = 24, 72, 8, 25
+CPU_SHAPE: dict[str, Any] = {"hidden_size": 128, "layers": 4, "mlp_size": 384}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BANK = {"experts": 4, "top_k": 2, "rank": 2}
 """Four experts of rank 2: a LoRA of rank 8 in all, of which each token uses half."""
@@ -58,7 +59,7 @@ class HandLora(nn.Module):
 
 def hand_written(path: Path, device: str) -> nn.Module:
     """The base with a `HandLora` at every target."""
-    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention(device))
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
         if name.rsplit(".", 1)[-1] in TARGETS:
@@ -71,74 +72,83 @@ def hand_written(path: Path, device: str) -> nn.Module:
 def main() -> None:
     """Measures and prints one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    add_device(parser)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
+    device: str = args.device
     torch.set_num_threads(1)
+    shape = GPU_SHAPE if device == "cuda" else CPU_SHAPE
+    rows, tokens = (16, 256) if device == "cuda" else (ROWS, TOKENS)
     generator = torch.Generator().manual_seed(0)
-    ids_BT = torch.randint(4, 250, (ROWS, TOKENS), generator=generator).to(args.device)
-    prefix_BT = (torch.arange(TOKENS) < TOKENS // 2).expand(ROWS, TOKENS).to(args.device)
+    ids_BT = torch.randint(4, 250, (rows, tokens), generator=generator).to(device)
+    prefix_BT = (torch.arange(tokens) < tokens // 2).expand(rows, tokens).to(device)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_tiny_base(Path(folder), "llama", hidden_size=128, layers=4, mlp_size=384)
-        hand = hand_written(path, args.device)
-        theirs = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"),
-            LoraConfig(r=RANK, target_modules=TARGETS, task_type="CAUSAL_LM"),
-        ).to(args.device)
-        steps: dict[str, Callable[[], Tensor]] = {
-            "hand-written LoRA": lambda: hand(input_ids=ids_BT, use_cache=False).logits,
-            "PEFT LoRA": lambda: theirs(input_ids=ids_BT, use_cache=False).logits,
-        }
-        for label, kind, options in OURS:
-            host = AdapterHost(load_base(path, device=args.device))
-            host.add("a", make_config(kind, **options), generator=generator)
-            host.use("a")
+        path = write_tiny_base(Path(folder), "llama", **shape)
+        forwards = calls(path, device, ids_BT, prefix_BT, generator)
 
-            def forward(host: AdapterHost = host) -> Tensor:
-                logits: Tensor = host(
-                    ids_BT, routing=RoutingContext(prefix_mask_BT=prefix_BT)
-                ).logits
-                return logits
+        def step(forward: Callable[[], Tensor]) -> Callable[[], None]:
+            return lambda: train(forward, ids_BT, device)
 
-            steps[label] = forward
-        taken: dict[str, list[float]] = {label: [] for label in steps}
-        for _ in range(args.rounds):
-            for label, step in steps.items():
-                taken[label].append(seconds(step, ids_BT))
-    medians = {label: statistics.median(times[3:]) for label, times in taken.items()}
+        steps = {label: step(forward) for label, forward in forwards.items()}
+        taken = interleaved(steps, device, args.rounds - 3, warm=3)
     document = {
-        "what": "seconds of forward + backward (CPU time on a CPU), one thread, median of "
-        f"{args.rounds - 3} interleaved steps, {ROWS} x {TOKENS}, d 128, 4 layers, rank {RANK}",
-        "machine": f"{platform.machine()}, {platform.python_version()}, torch {torch.__version__}, "
-        f"{torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'}",
-        "ms": {label: round(1000 * value, 1) for label, value in medians.items()},
+        "what": f"forward + backward, {clock(device)}, median of {args.rounds - 3} interleaved "
+        f"steps, {rows} x {tokens}, {shape}, rank {RANK}",
+        "machine": machine(device),
+        "ms": {
+            label: round(1000 * statistics.median(values), 2) for label, values in taken.items()
+        },
         "ratio_to_hand_written": {
-            label: round(ratio(taken[label], taken["hand-written LoRA"]), 3) for label in medians
+            label: round(ratio(values, taken["hand-written LoRA"]), 3)
+            for label, values in taken.items()
         },
         "ratio_to_peft_lora": {
-            label: round(ratio(taken[label], taken["PEFT LoRA"]), 3) for label in medians
+            label: round(ratio(values, taken["PEFT LoRA"]), 3) for label, values in taken.items()
         },
     }
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def seconds(step: Callable[[], Tensor], ids_BT: Tensor) -> float:
-    """Of one forward and backward."""
-    on_gpu = ids_BT.is_cuda
-    clock = time.perf_counter if on_gpu else time.process_time
-    if on_gpu:
-        torch.cuda.synchronize()
-    started = clock()
-    loss = nn.functional.cross_entropy(step()[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
+def calls(
+    path: Path, device: str, ids_BT: Tensor, prefix_BT: Tensor, generator: torch.Generator
+) -> dict[str, Callable[[], Tensor]]:
+    """The forward of each way; on a GPU also with kernels, and of the base alone."""
+    hand = hand_written(path, device)
+    base = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention(device))
+    config = LoraConfig(r=RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
+    theirs = get_peft_model(base, config).to(device)
+    made: dict[str, Callable[[], Tensor]] = {
+        "hand-written LoRA": lambda: hand(input_ids=ids_BT, use_cache=False).logits,
+        "PEFT LoRA": lambda: theirs(input_ids=ids_BT, use_cache=False).logits,
+    }
+    fusing = [(f"{label}, kernels", *rest) for label, *rest in OURS if rest[0] != "banked"]
+    for label, kind, options in (*OURS, *(fusing if device == "cuda" else ())):
+        host = AdapterHost(load_base(path, device=device))
+        host.add("a", make_config(kind, **options), generator=generator)
+        host.use("a")
+        host.fuse("kernels" in label)
+
+        def forward(host: AdapterHost = host) -> Tensor:
+            logits: Tensor = host(ids_BT, routing=RoutingContext(prefix_mask_BT=prefix_BT)).logits
+            return logits
+
+        made[label] = forward
+    return made
+
+
+def train(forward: Callable[[], Tensor], ids_BT: Tensor, device: str) -> None:
+    """One forward and backward."""
+    with precision(device):
+        logits_BTV = forward()
+        loss = nn.functional.cross_entropy(
+            logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+        )
     loss.backward()  # type: ignore[no-untyped-call]
-    if on_gpu:
-        torch.cuda.synchronize()
-    return clock() - started
 
 
 def ratio(mine: list[float], theirs: list[float]) -> float:
     """The median of ratios within a round: what slows a round down slows both."""
-    return statistics.median(a / b for a, b in zip(mine[3:], theirs[3:], strict=True))
+    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
 
 
 if __name__ == "__main__":

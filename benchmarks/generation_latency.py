@@ -3,23 +3,24 @@
 The same greedy generation (prompt 64, 32 new tokens, no early end) by the base alone, PEFT's LoRA,
 a static LoRA of ours and BEMs; then the controller alone at d = 768, on a prompt of 128 tokens. One
 thread, interleaved; figures are medians of CPU seconds, ratios medians of ratios within a round.
-Run: `python benchmarks/generation_latency.py` (about a minute).
+Run: `python benchmarks/generation_latency.py` (about a minute); `--device cuda`: wall time on a
+GPU, on a larger base in bfloat16, with `host.fuse()` besides.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from timing import GPU_SHAPE, add_device, attention, clock, interleaved, machine
 from transformers import AutoModelForCausalLM
 
 from bem import AdapterHost, load_base, make_config
@@ -44,27 +45,36 @@ Call = Callable[[], Any]
 
 def main() -> None:
     """Measures and prints one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_device(parser)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    args = parser.parse_args()
+    device: str = args.device
+    shape = GPU_SHAPE if device == "cuda" else SHAPE
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     cases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        path = write_tiny_base(Path(folder), "llama", **SHAPE)
+        path = write_tiny_base(Path(folder), "llama", **shape)
         for rows in (1, 8):
-            ids_BT = torch.randint(4, 250, (rows, PROMPT), generator=draw)
-            cases[f"{rows} rows"] = table(generations(path, ids_BT, draw), ROUNDS, REFERENCE)
-        controllers = table(controller_calls(draw), 60, None)
+            ids_BT = torch.randint(4, 250, (rows, PROMPT), generator=draw).to(device)
+            cases[f"{rows} rows"] = table(
+                generations(path, ids_BT, draw, device), args.rounds, REFERENCE, device
+            )
+        controllers = table(controller_calls(draw, device), 60, None, device)
     document = {
-        "what": f"greedy generation, prompt {PROMPT}, {NEW} new tokens, {SHAPE}, rank {RANK} on "
-        "all linears, one thread; and the controller of one adapter at d 768",
-        "machine": f"{platform.machine()}, {platform.python_version()}, "
-        f"torch {torch.__version__}, peft {peft.__version__}",
+        "what": f"greedy generation, prompt {PROMPT}, {NEW} new tokens, {shape}, rank {RANK} on "
+        f"all linears, {clock(device)}; and the controller of one adapter at d 768",
+        "machine": f"{machine(device)}, peft {peft.__version__}",
         "generation": cases,
         "controller, a prefill of 128 tokens": controllers,
     }
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def generations(path: Path, ids_BT: torch.Tensor, draw: torch.Generator) -> dict[str, Call]:
+def generations(
+    path: Path, ids_BT: torch.Tensor, draw: torch.Generator, device: str
+) -> dict[str, Call]:
     """One call a way to generate."""
     how = {
         "attention_mask": torch.ones_like(ids_BT),
@@ -72,24 +82,32 @@ def generations(path: Path, ids_BT: torch.Tensor, draw: torch.Generator) -> dict
         "min_new_tokens": NEW,
         "do_sample": False,
     }
-    plain = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").eval()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+
+    def load() -> Any:
+        made = AutoModelForCausalLM.from_pretrained(
+            path, attn_implementation=attention(device), dtype=dtype
+        )
+        return made.to(device).eval()
+
+    plain = load()
     config = peft.LoraConfig(r=RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
-    theirs = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager"), config
-    ).eval()
+    theirs = peft.get_peft_model(load(), config).to(dtype).eval()
     calls: dict[str, Call] = {
         "base alone": lambda: plain.generate(ids_BT, **how),
         "PEFT LoRA": lambda: theirs.generate(input_ids=ids_BT, **how),
     }
-    for label, kind, fields in KINDS:
-        host = AdapterHost(load_base(path))
+    fusing = [(f"{label}, kernels", *rest) for label, *rest in KINDS if rest[0] != "banked"]
+    for label, kind, fields in (*KINDS, *(fusing if device == "cuda" else ())):
+        host = AdapterHost(load_base(path, device=device, dtype=dtype))
         adapter = host.add("a", make_config(kind, **fields), generator=draw)
         for parameter in adapter.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw).to(device))
         host.use("a")
+        host.fuse("kernels" in label)
 
         def call(host: AdapterHost = host) -> Any:
-            mask_BT = torch.ones(ids_BT.shape, dtype=torch.bool)
+            mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
             with host.routing(RoutingContext(prefix_mask_BT=mask_BT)):
                 return host.model.generate(ids_BT, **how)
 
@@ -97,35 +115,30 @@ def generations(path: Path, ids_BT: torch.Tensor, draw: torch.Generator) -> dict
     return calls
 
 
-def controller_calls(draw: torch.Generator) -> dict[str, Call]:
+def controller_calls(draw: torch.Generator, device: str) -> dict[str, Call]:
     """Controllers as `generated` builds them at rank 8 for 84 linears (12 layers of d = 768)."""
-    h_BTD = torch.randn(1, 128, 768, generator=draw)
-    mask_BT = torch.ones(1, 128, dtype=torch.bool)
+    h_BTD = torch.randn(1, 128, 768, generator=draw).to(device)
+    mask_BT = torch.ones(1, 128, dtype=torch.bool, device=device)
     shape = {"hidden_size": 768, "width": 16, "code_size": 84 * RANK}
     calls: dict[str, Call] = {}
     for pool in ("attention", "mean", "last"):
         sequence = SequenceController(
             **shape, side_size=0, pool=pool, head_spread=6.0, head_bias=1.0, generator=draw
-        )
+        ).to(device)
         calls[f"sequence, {pool}"] = lambda c=sequence: c(h_BTD, mask_BT, None)  # type: ignore[misc]
     chunks = ChunkController(**shape, chunk_size=16, decay=0.5, head_spread=6.0, generator=draw)
+    chunks.to(device)
     calls["chunks of 16"] = lambda: chunks(h_BTD, mask_BT, None)
     return calls
 
 
-def table(calls: dict[str, Call], rounds: int, reference: str | None) -> dict[str, Any]:
+def table(
+    calls: dict[str, Call], rounds: int, reference: str | None, device: str
+) -> dict[str, Any]:
     """Milliseconds, and ratios to the reference."""
-    taken: dict[str, list[float]] = {label: [] for label in calls}
-    for _ in range(rounds + 1):
-        for label, call in calls.items():
-            started = time.process_time()
-            call()
-            taken[label].append(time.process_time() - started)
-    times = {label: values[1:] for label, values in taken.items()}
+    times = interleaved(calls, device, rounds, warm=1)
     made: dict[str, Any] = {
-        "cpu_ms": {
-            label: round(1000 * statistics.median(values), 3) for label, values in times.items()
-        }
+        "ms": {label: round(1000 * statistics.median(values), 3) for label, values in times.items()}
     }
     if reference is not None:
         made["ratio_to_static_lora"] = {

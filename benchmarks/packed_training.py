@@ -2,24 +2,24 @@
 
 A step is forward, backward, clipping and AdamW of all five. Each run has its own rows; "one by one"
 are the same five on one base, a forward each. One thread, interleaved, medians of CPU seconds.
-Run: `python benchmarks/packed_training.py` (three CPU minutes).
+Run: `python benchmarks/packed_training.py` (three CPU minutes); `--device cuda`: wall time on a
+GPU, also on a larger base, in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from timing import GPU_SHAPE, add_device, attention, clock, interleaved, machine, precision
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +30,9 @@ RUNS, RANK = 5, 8
 SHAPES = {
     "d 192, 4 layers": {"hidden_size": 192, "layers": 4, "heads": 4, "mlp_size": 512},
     "d 128, 3 layers": {"hidden_size": 128, "layers": 3, "heads": 4, "mlp_size": 384},
+    "d 1024, 8 layers": GPU_SHAPE,
 }
+ON_A_CPU = tuple(SHAPES)[:2]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CASES = ((1, 32), (1, 128), (4, 32), (4, 128), (16, 32), (16, 128))
 """Rows of one run, tokens."""
@@ -44,22 +46,24 @@ KINDS = {
 def main() -> None:
     """Measures and prints one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_device(parser)
     parser.add_argument("--rows", type=int, nargs="*", default=sorted({rows for rows, _ in CASES}))
-    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--shapes", nargs="*", default=None, choices=list(SHAPES))
     args = parser.parse_args()
+    device: str = args.device
+    shapes = args.shapes or (list(SHAPES) if device == "cuda" else list(ON_A_CPU))
     torch.set_num_threads(1)
     results, memory = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for label in args.shapes:
+        for label in shapes:
             path = write_tiny_base(Path(folder) / label.replace(" ", ""), "llama", **SHAPES[label])
-            ways = Ways(path)
+            ways = Ways(path, device)
             memory[label] = ways.weights_mib()
             chosen = [case for case in CASES if case[0] in args.rows]
             results += [{"base": label} | ways.measure(*case) for case in chosen]
     document = {
-        "what": f"a training step of {RUNS} runs (rank {RANK}, all linears), one thread",
-        "machine": f"{platform.machine()}, {platform.python_version()}, "
-        f"torch {torch.__version__}, peft {peft.__version__}",
+        "what": f"a training step of {RUNS} runs (rank {RANK}, all linears), {clock(device)}",
+        "machine": f"{machine(device)}, peft {peft.__version__}",
         "weights_mib": memory,
         "cases": results,
     }
@@ -69,9 +73,10 @@ def main() -> None:
 class Ways:
     """The ways to train five runs, on one base."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str) -> None:
+        self.device = device
         draw = torch.Generator().manual_seed(0)
-        self.host = AdapterHost(load_base(path))
+        self.host = AdapterHost(load_base(path, device=device))
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         for label, (kind, options) in KINDS.items():
             for i in range(RUNS):
@@ -83,8 +88,8 @@ class Ways:
         config = peft.LoraConfig(r=RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
         self.theirs = []
         for _ in range(RUNS):
-            base = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
-            model = peft.get_peft_model(base, config)
+            base = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention(device))
+            model = peft.get_peft_model(base, config).to(device)
             self.theirs.append((model, adamw(model)))
 
     def weights_mib(self) -> dict[str, float]:
@@ -105,29 +110,36 @@ class Ways:
     def measure(self, rows: int, tokens: int) -> dict[str, Any]:
         """One case: each way in turn."""
         draw = torch.Generator().manual_seed(1)
-        ids_BT = torch.randint(4, 250, (RUNS * rows, tokens), generator=draw)
+        ids_BT = torch.randint(4, 250, (RUNS * rows, tokens), generator=draw).to(self.device)
         parts = ids_BT.split(rows)
-        prefix_BT = (torch.arange(tokens) < tokens // 2).expand(RUNS * rows, tokens)
+        first_T = torch.arange(tokens, device=self.device) < tokens // 2
+        prefix_BT = first_T.expand(RUNS * rows, tokens)
 
         def peft_runs() -> None:
             for (model, optimizer), part_BT in zip(self.theirs, parts, strict=True):
-                loss(model(input_ids=part_BT, use_cache=False).logits, part_BT).backward()
+                with precision(self.device):
+                    own = loss(model(input_ids=part_BT, use_cache=False).logits, part_BT)
+                own.backward()
                 take_step(optimizer)
 
         def one_by_one(label: str) -> None:
             for i, part_BT in enumerate(parts):
                 name = f"{label}_{i}"
                 context = RoutingContext(prefix_mask_BT=prefix_BT[:rows], adapters=(name,))
-                loss(self.host(part_BT, routing=context).logits, part_BT).backward()
+                with precision(self.device):
+                    own = loss(self.host(part_BT, routing=context).logits, part_BT)
+                own.backward()
                 take_step(self.optimizers[name])
 
         def packed(label: str) -> None:
             names = [f"{label}_{i}" for i in range(RUNS)]
             owners = tuple(name for name in names for _ in range(rows))
             context = RoutingContext(prefix_mask_BT=prefix_BT, rows=owners)
-            logits_BTV = self.host(ids_BT, routing=context).logits
-            split = zip(logits_BTV.split(rows), parts, strict=True)
-            torch.stack([loss(own, part) for own, part in split]).sum().backward()
+            with precision(self.device):
+                logits_BTV = self.host(ids_BT, routing=context).logits
+                split = zip(logits_BTV.split(rows), parts, strict=True)
+                total = torch.stack([loss(own, part) for own, part in split]).sum()
+            total.backward()
             for name in names:
                 take_step(self.optimizers[name])
 
@@ -135,23 +147,16 @@ class Ways:
         for label in KINDS:
             ways[f"{label}, one by one"] = lambda label=label: one_by_one(label)  # type: ignore[misc]
             ways[f"{label}, packed"] = lambda label=label: packed(label)  # type: ignore[misc]
-        taken: dict[str, list[float]] = {label: [] for label in ways}
-        for _ in range(max(5, min(25, 1600 // (rows * tokens))) + 1):
-            for label, way in ways.items():
-                started = time.process_time()
-                way()
-                taken[label].append(time.process_time() - started)
-        ms = {label: 1000 * statistics.median(times[1:]) for label, times in taken.items()}
+        rounds = max(5, min(25, 1600 // (rows * tokens))) if self.device == "cpu" else 8
+        taken = interleaved(ways, self.device, rounds, warm=1 if self.device == "cpu" else 2)
+        ms = {label: 1000 * statistics.median(times) for label, times in taken.items()}
         return {
             "rows": rows,
             "tokens": tokens,
-            "cpu_ms": {label: round(value, 1) for label, value in ms.items()},
+            "ms": {label: round(value, 2) for label, value in ms.items()},
             "packed_quicker_than_peft": round(
                 statistics.median(
-                    a / b
-                    for a, b in zip(
-                        taken["peft, 5 runs"][1:], taken["lora, packed"][1:], strict=True
-                    )
+                    a / b for a, b in zip(taken["peft, 5 runs"], taken["lora, packed"], strict=True)
                 ),
                 2,
             ),

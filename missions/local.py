@@ -157,12 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--workdir", type=Path, default=None)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write("error: --device cuda: torch sees no CUDA device here\n")
+        return 4
     try:
         spec = resolve(options.mission, profile=options.profile, overrides=tuple(options.overrides))
         workdir = options.workdir or Path(tempfile.mkdtemp(prefix="bem-mission-"))
-        result = run_local(load_mission(options.mission), spec, workdir)
+        device = torch.device(options.device)
+        result = run_local(load_mission(options.mission), spec, workdir, device=device)
     except MissionError as error:
         sys.stderr.write(f"error: {error}\n")
         return 3

@@ -10,6 +10,7 @@ BI, BO and BR are the sizes of a block along each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,19 @@ from torch import Tensor
 
 from bem.kernels.delta import FEW_TOKENS
 
-BLOCK_M, BLOCK_I, BLOCK_O = 16, 64, 128
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blocks:
+    """Sizes of a launch's blocks, its warps and the depth of its software pipeline."""
+
+    BM: int = 16
+    BI: int = 64
+    BO: int = 128
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+FEW, SHRINK, EXPAND = Blocks(), Blocks(), Blocks()
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -202,8 +215,15 @@ def launch(
     *,
     autocast: bool,
     most: int,
+    few: Blocks | None = None,
+    many: tuple[Blocks, Blocks] | None = None,
 ) -> list[Tensor]:
-    """The outputs of a group; `tensors` as `bem.kernels.delta` orders them."""
+    """The outputs of a group; `tensors` as `bem.kernels.delta` orders them.
+
+    Args:
+        few: one launch with these blocks, however many tokens there are.
+        many: two launches, shrink and expand, with these.
+    """
     count = len(scales)
     by_role = [[_flat(tensors[6 * g + role]) for g in range(count)] for role in range(6)]
     ys, downs, ups, codes, gates, biases = by_role
@@ -213,16 +233,17 @@ def launch(
     code = tensors[3]
     outs = [torch.empty_like(_tensor(y)) for y in ys]
     outputs = [out.shape[-1] for out in outs]
-    blocks = [triton.cdiv(o, BLOCK_O) for o in outputs]
     kind = _tensor(ys[0]).dtype if autocast else _tensor(downs[0]).dtype
-    how: dict[str, Any] = {
+    if few is None and many is None:
+        few, many = (FEW, None) if total <= FEW_TOKENS else (None, (SHRINK, EXPAND))
+    form: dict[str, Any] = {
         "coded": code is not None,
         "per_token": code is not None and code.shape[-2] == tokens,
         "gated": gates[0] is not None,
+    }
+    same: dict[str, Any] = {
         "compute": _TYPES[kind],
-        "BM": BLOCK_M,
         "BR": max(16, triton.next_power_of_2(rank)),
-        "BI": BLOCK_I,
     }
 
     def three(values: Sequence[Any]) -> list[Any]:
@@ -230,22 +251,34 @@ def launch(
         filled = [x_BTI if value is None else value for value in values]
         return [*filled, *[filled[0]] * (most - count)]
 
-    token_blocks = triton.cdiv(total, BLOCK_M)
-    ends = [blocks[0], blocks[1] if count > 1 else 0]
-    sizes = [*three(scales), *three(outputs), *ends]
+    def grid(blocks: Blocks) -> tuple[tuple[int, int], list[Any]]:
+        """Blocks of tokens, blocks of outputs of all linears; and where those of each end."""
+        parts = [triton.cdiv(o, blocks.BO) for o in outputs]
+        ends = [parts[0], parts[1] if count > 1 else 0]
+        return (triton.cdiv(total, blocks.BM), sum(parts)), [*three(scales), *three(outputs), *ends]
+
     inner = [*three(downs), *three(codes), *three(gates), *three(biases)]
-    if total <= FEW_TOKENS:
-        _few[(token_blocks, sum(blocks))](
+    if few is not None:
+        places, sizes = grid(few)
+        _few[places](
             x_BTI, *three(ys), *three(outs), *three(downs), *three(ups),
             *three(codes), *three(gates), *three(biases), *sizes,
-            total, tokens, inputs, rank, BO=BLOCK_O, **how,
+            total, tokens, inputs, rank, **asdict(few), **form, **same,
         )  # fmt: skip
         return outs
+    assert many is not None
+    shrink, expand = many
     w = torch.empty(count, total, rank, device=x_BTI.device, dtype=torch.float32)
-    _shrink[(token_blocks, count)](x_BTI, w, *inner, total, tokens, inputs, rank, **how)
-    _expand[(token_blocks, sum(blocks))](
+    _shrink[(triton.cdiv(total, shrink.BM), count)](
+        x_BTI, w, *inner, total, tokens, inputs, rank,
+        BM=shrink.BM, BI=shrink.BI, num_warps=shrink.num_warps, num_stages=shrink.num_stages,
+        **form, **same,
+    )  # fmt: skip
+    places, sizes = grid(expand)
+    _expand[places](
         w, *three(ys), *three(outs), *three(ups), *sizes, total, rank,
-        BM=how["BM"], BR=how["BR"], BO=BLOCK_O, compute=how["compute"],
+        BM=expand.BM, BO=expand.BO, num_warps=expand.num_warps, num_stages=expand.num_stages,
+        **same,
     )  # fmt: skip
     return outs
 

@@ -30,7 +30,7 @@ USES = (
     "mixed batch",
     "NF4",
 )
-"""What they mean stands in docs/adapters.md, what they are in tests/contracts/test_matrix.py."""
+"""What they mean stands in docs/adapters.md, what they are in tests/contracts/adapter_uses.py."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 _BEGIN, _END = "<!-- table: python -m bem.testing.support -->", "<!-- end of table -->"
 

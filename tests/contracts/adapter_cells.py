@@ -5,6 +5,7 @@ Legend: B rows, T positions.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -14,6 +15,22 @@ from bem.data import Batch, Encoded, pad
 from bem.interfaces import Adapter, AdapterConfig
 
 PAD = 0
+DEVICES = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(
+                    not torch.cuda.is_available(), reason="no CUDA device is at hand"
+                ),
+            ],
+        ),
+    ],
+    scope="module",
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -37,7 +54,8 @@ def add(host: AdapterHost, config: AdapterConfig, *, stir: bool = True) -> Adapt
 def stir_up(adapter: Adapter, draw: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in adapter.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+            noise = torch.randn(parameter.shape, generator=draw)
+            parameter.add_(0.1 * noise.to(parameter.device))
 
 
 def rows(count: int = 4, seed: int = 0) -> list[Encoded]:
@@ -52,8 +70,8 @@ def rows(count: int = 4, seed: int = 0) -> list[Encoded]:
     ]
 
 
-def batch_of(count: int = 4) -> Batch:
-    return pad(rows(count), pad_id=PAD)
+def batch_of(count: int = 4, device: torch.device | str = "cpu") -> Batch:
+    return pad(rows(count), pad_id=PAD, device=device)
 
 
 @torch.no_grad()
@@ -72,7 +90,7 @@ def cached(host: AdapterHost, batch: Batch) -> Tensor:
         prompt = int(batch.prefix_mask_BT[row].sum())
         ids_1T = batch.input_ids_BT[row : row + 1, :length]
         cache = DynamicCache(config=host.model.config)
-        context = RoutingContext(prefix_mask_BT=torch.ones(1, prompt, dtype=torch.bool))
+        context = RoutingContext(prefix_mask_BT=torch.ones_like(ids_1T[:, :prompt]).bool())
         parts.append(host(ids_1T[:, :prompt], routing=context, past_key_values=cache).logits[0])
         for t in range(prompt, length):
             step = host(ids_1T[:, t : t + 1], routing=context, past_key_values=cache)

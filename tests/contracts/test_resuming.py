@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_cells import add, generator, rows
+from adapter_cells import DEVICES, add, generator, rows
 from torch import Tensor
 
 from bem import AdapterHost, BaseModel, adapter_class, adapter_kinds, load_base
@@ -28,8 +28,9 @@ CONFIGS = [
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return load_base(write_tiny_base(tmp_path_factory.mktemp("base"), "llama", layers=1))
+def base(device: str, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    folder = write_tiny_base(tmp_path_factory.mktemp("base"), "llama", layers=1)
+    return load_base(folder, device=device)
 
 
 def train(
@@ -44,7 +45,8 @@ def train(
         draw = generator(5)
 
         def loss(step: int) -> Tensor:
-            batch = pad(rows(3, int(torch.randint(99, (1,), generator=draw))), pad_id=0)
+            drawn = rows(3, int(torch.randint(99, (1,), generator=draw)))
+            batch = pad(drawn, pad_id=0, device=base.device)
             return target_loss(host, batch, batch.routing())
 
         fit(
@@ -58,6 +60,7 @@ def train(
         return {name: value.detach().clone() for name, value in adapter.state_dict().items()}
 
 
+@DEVICES
 @pytest.mark.parametrize("config", CONFIGS, ids=[config.kind for config in CONFIGS])
 def test_a_training_that_goes_on_ends_with_the_same_bits(
     base: BaseModel, config: AdapterConfig, tmp_path: Path
