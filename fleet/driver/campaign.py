@@ -77,17 +77,24 @@ class Campaign:
         jobs = [job for mission in self.missions.values() for job in mission.jobs]
         end_jobs(jobs, local=self.session.local)
 
-    def is_bad(self, reader: LedgerReader, name: str) -> bool:
-        """Whether the mission has a run that is not as it should be at the end."""
-        orders = reader.orders()
-        stopped = self.missions[name].stopped is not None
-        return any(
-            row.state is not RunState.DONE
-            and not (
-                row.state is RunState.CANCELLED and (stopped or orders.cancelled(name, row.arm))
-            )
-            for row in reader.runs(name)
+
+def is_bad(reader: LedgerReader, name: str) -> bool:
+    """Whether a mission has a run that is not as it should be at the end."""
+    orders = reader.orders()
+    return any(
+        row.state is not RunState.DONE
+        and not (
+            row.state is RunState.CANCELLED
+            and (name in orders.early or orders.cancelled(name, row.arm))
         )
+        for row in reader.runs(name)
+    )
+
+
+def failed_missions(reader: LedgerReader) -> tuple[str, ...]:
+    """Missions with a run that is not as it should be."""
+    names = sorted(row.mission for row in reader.missions())
+    return tuple(name for name in names if is_bad(reader, name))
 
 
 def any_held(reader: LedgerReader) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.driver.campaign import POLL_S, Campaign, any_held
+from fleet.driver.campaign import POLL_S, Campaign, any_held, failed_missions
 from fleet.errors import InterruptedBySignalError
 from fleet.judging.verdicts import verdict_digest
 from fleet.keys import canonical_digest
@@ -59,7 +59,7 @@ def close(campaign: Campaign, wall_s: float) -> CampaignResult:
         ledger.call("event", "warning", "fleet", text)
         ledger.call("set_meta", "code_changed", True)
     with LedgerReader(campaign.settings.paths.ledger) as reader:
-        failed = tuple(n for n in sorted(campaign.missions) if campaign.is_bad(reader, n))
+        failed = failed_missions(reader)
     ledger.call("set_meta", "wall_s", wall_s)
     ledger.call("end_session", campaign.settings.session, "done")
     ledger.call("checkpoint")

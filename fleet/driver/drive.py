@@ -27,6 +27,10 @@ from fleet.settings import LaunchSettings, RunPaths
 from fleet.storage import Storage
 from fleet.workers.worker_ledger import LedgerClient
 
+FINISHED = "finished"
+"""The fact that report, promotion and copy are done, of the verdicts with this `wall_s`: a resume
+that judges anew has another one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wishes:
@@ -68,7 +72,7 @@ def work(
     earlier_s: float = 0.0,
     prepare: Callable[[LedgerClient], None] = lambda ledger: None,
 ) -> int:
-    """Runs the campaign, writes the report and returns the exit code.
+    """Runs the campaign, does what follows the verdicts and returns the exit code.
 
     Args:
         started: when the command was given (seconds since the epoch).
@@ -77,10 +81,8 @@ def work(
     """
     from fleet.driver.coordinator import run_campaign
     from fleet.driver.ray_session import RaySession
-    from fleet.ledger.reader import LedgerReader
     from fleet.monitor.live import progress
     from fleet.monitor.snapshot import take
-    from fleet.reporting.report import write
 
     paths = settings.paths
     say(f"run {plan.run_id}: {len(plan.works)} missions, profile {plan.profile}, {paths.root}")
@@ -90,20 +92,49 @@ def work(
         if session.dashboard:
             say("  it asks for a token: `ray get-auth-token` shows it")
 
+    with told_to_the_ledger(settings), progress() as show, driver_log(paths):
+        run_campaign(
+            plan,
+            settings,
+            meta=meta,
+            on_start=on_start,
+            on_tick=lambda reader, now: show(lambda: take(reader, now=time.time()), now),
+            prepare=prepare,
+        )
+    wall_time_s = earlier_s + time.time() - started
+    return finish(settings, wishes, started=started, since=started, wall_time_s=wall_time_s)
+
+
+def finish(
+    settings: LaunchSettings,
+    wishes: Wishes,
+    *,
+    started: float,
+    since: float,
+    wall_time_s: float,
+) -> int:
+    """What follows the verdicts: report, promotion, a last copy; returns the exit code.
+
+    Each step may be done again, and the ledger is told last, so a driver that is killed in
+    between leaves all of it to a resume.
+
+    Args:
+        since: errors recorded from then on are this run's.
+        wall_time_s: of all drivers.
+    """
+    from fleet.driver.campaign import failed_missions
+    from fleet.ledger.reader import LedgerReader
+    from fleet.reporting.report import write
+
+    paths = settings.paths
+    run_id = paths.run_id
     with told_to_the_ledger(settings):
-        with progress() as show, driver_log(paths):
-            result = run_campaign(
-                plan,
-                settings,
-                meta=meta,
-                on_start=on_start,
-                on_tick=lambda reader, now: show(lambda: take(reader, now=time.time()), now),
-                prepare=prepare,
-            )
-        page, document = write(paths, wall_time_s=earlier_s + time.time() - started)
+        page, document = write(paths, wall_time_s=wall_time_s)
         document["promotions"], unpromoted = _promote(settings, wishes.registry)
         if settings.storage:  # the copy of before knows no promotion
-            mirror(paths, Storage.at(settings.storage, paths.run_id))
+            mirror(paths, Storage.at(settings.storage, run_id))
+        if not unpromoted:
+            _note_finished(paths)
     if wishes.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
@@ -114,29 +145,49 @@ def work(
     with LedgerReader(paths.ledger) as reader:
         # An alarm about a checkpoint that was set aside is no error: the one before it was used.
         # One about a key with two values fails its run besides.
-        errors = len(reader.events(level="error", since=started))
+        errors = len(reader.events(level="error", since=since))
+        failed = failed_missions(reader)
     if unpromoted:
         raise StorageError(
             f"{unpromoted[0]} The verdicts stand. Report: {page}",
             log=unpromoted[0].log or str(paths.logs),
-            go_on=f"python fleet.py promote {plan.run_id}",
+            go_on=f"python fleet.py promote {run_id}",
         )
-    if result.failed or errors:
-        what = f"missions {', '.join(result.failed)} failed" if result.failed else "errors"
+    if failed or errors:
+        what = f"missions {', '.join(failed)} failed" if failed else "errors"
         raise FleetError(
             f"{what}: {errors} recorded error(s). The other verdicts stand. Report: {page}",
             log=str(paths.logs),
-            go_on=f"python fleet.py status {plan.run_id}"
-            + (f", python fleet.py retry --failed {plan.run_id}" if result.failed else ""),
+            go_on=f"python fleet.py status {run_id}"
+            + (f", python fleet.py retry --failed {run_id}" if failed else ""),
         )
     promoted = [v["mission"] for v in document["missions"] if v["verdict"] == "PROMOTE"]
     if wishes.require_promotion and not promoted:
         raise NothingPromotedError(
             "No mission was promoted (--require-promotion).",
             log=str(page),
-            go_on=f"python fleet.py report {plan.run_id}",
+            go_on=f"python fleet.py report {run_id}",
         )
     return 0
+
+
+def is_finished(meta: Mapping[str, Any]) -> bool:
+    """Whether all was done that follows the verdicts which these facts of a ledger tell of."""
+    return meta.get("wall_s") is not None and meta.get(FINISHED) == meta["wall_s"]
+
+
+def _note_finished(paths: RunPaths) -> None:
+    from fleet.ledger.reader import LedgerReader
+    from fleet.ledger.writer import Ledger
+
+    with LedgerReader(paths.ledger) as reader:
+        wall_s = reader.meta()["wall_s"]
+    ledger = Ledger(paths.ledger)
+    try:
+        ledger.set_meta(FINISHED, wall_s)
+        ledger.checkpoint()
+    finally:
+        ledger.close()
 
 
 def _promote(

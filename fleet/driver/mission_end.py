@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback as tracebacks
 
-from fleet.driver.campaign import Campaign
+from fleet.driver.campaign import Campaign, is_bad
 from fleet.driver.mission_job import MAX_FAILURES, JobThread
 from fleet.driver.workforce import CampaignMission, groups_of
 from fleet.errors import StorageError, cause_of, last_line
@@ -44,7 +44,7 @@ def collect(campaign: Campaign, reader: LedgerReader) -> None:
         ready, _ = ray.wait([mission.verdict_ref], timeout=0)
         if ready:
             mission.verdict = ray.get(mission.verdict_ref)
-            campaign.ledger.set_phase(name, _phase(campaign, reader, name))
+            campaign.ledger.set_phase(name, _phase(reader, name))
 
 
 def needs_no_worker(reader: LedgerReader, mission: CampaignMission) -> bool:
@@ -59,10 +59,10 @@ def needs_no_worker(reader: LedgerReader, mission: CampaignMission) -> bool:
     return not whole or bool(reader.extras(name))
 
 
-def _phase(campaign: Campaign, reader: LedgerReader, name: str) -> str:
+def _phase(reader: LedgerReader, name: str) -> str:
     if name in reader.orders().missions:
         return "cancelled"
-    return "failed" if campaign.is_bad(reader, name) else "judged"
+    return "failed" if is_bad(reader, name) else "judged"
 
 
 def _note_end(campaign: Campaign, name: str, job: JobThread) -> None:

@@ -16,7 +16,7 @@ import psutil
 
 from fleet import provenance
 from fleet.driver import changes, leftovers, requests
-from fleet.driver.drive import Wishes, launch_facts, say, work
+from fleet.driver.drive import Wishes, finish, is_finished, launch_facts, say, work
 from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.driver.launch import Order, resolve
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
@@ -66,6 +66,9 @@ class Standing:
     """As frozen; empty before the plan was recorded."""
     code_version: str
     complete: bool
+    """Whether every mission has its verdict."""
+    finished: bool
+    """Whether what follows the verdicts is done too."""
     reads: dict[str, dict[str, int]]
     """Mission -> arm -> reads of its test scores."""
     judged: frozenset[str]
@@ -75,6 +78,8 @@ class Standing:
     cancelled_missions: tuple[str, ...]
     states: dict[str, int]
     earlier_s: float
+    last_began: float
+    """When the newest driver took the run over (seconds since the epoch)."""
     sessions: tuple[str, ...]
 
 
@@ -91,6 +96,8 @@ def carry_out(order: ResumeOrder) -> int:
         requests.forget(paths)
         standing = look(paths, order.missions)
         if standing.complete and not order.retries:
+            if not standing.finished:
+                return _finish(order, paths, lock, asked, standing, started=started)
             say(f"run {paths.run_id} is complete: nothing is left to do")
             if standing.failed:
                 say(
@@ -133,19 +140,7 @@ def _go_on(
         profile=asked.profile,
         code_version=code_version,
     )
-    settings = LaunchSettings(
-        paths=paths,
-        profile=asked.profile,
-        command=asked.command,
-        cpus=preflight.default_cpus(order.cpus or asked.cpus),
-        address=asked.address,
-        catalog=asked.catalog,
-        worker_env=order.worker_env,
-        alerts=asked.alerts,
-        storage=order.storage or asked.storage,
-        session=lock.session,
-        beat=lock.beat,
-    )
+    settings = _settings(order, paths, lock, asked)
     if asked.address is None:
         preflight.check_resources(plan, preflight.this_machine(settings.cpus))
     preflight.check_disk(paths.root)
@@ -178,15 +173,59 @@ def _go_on(
     return work(
         plan,
         settings,
-        Wishes(
-            as_json=order.as_json,
-            require_promotion=order.require_promotion,
-            registry=None if asked.registry is None else Path(asked.registry),
-        ),
+        _wishes(order, asked),
         started=started,
         meta=meta,
         earlier_s=standing.earlier_s,
         prepare=prepare,
+    )
+
+
+def _finish(
+    order: ResumeOrder,
+    paths: RunPaths,
+    lock: HeldLock,
+    asked: OrderFile,
+    standing: Standing,
+    *,
+    started: float,
+) -> int:
+    """What follows the verdicts of a driver that was gone before it had done it."""
+    say(f"run {paths.run_id} has its verdicts: report, promotion and copy are made now")
+    return finish(
+        _settings(order, paths, lock, asked),
+        _wishes(order, asked),
+        started=started,
+        since=standing.last_began,
+        wall_time_s=standing.earlier_s,
+    )
+
+
+def _settings(
+    order: ResumeOrder, paths: RunPaths, lock: HeldLock, asked: OrderFile
+) -> LaunchSettings:
+    from fleet.driver import preflight
+
+    return LaunchSettings(
+        paths=paths,
+        profile=asked.profile,
+        command=asked.command,
+        cpus=preflight.default_cpus(order.cpus or asked.cpus),
+        address=asked.address,
+        catalog=asked.catalog,
+        worker_env=order.worker_env,
+        alerts=asked.alerts,
+        storage=order.storage or asked.storage,
+        session=lock.session,
+        beat=lock.beat,
+    )
+
+
+def _wishes(order: ResumeOrder, asked: OrderFile) -> Wishes:
+    return Wishes(
+        as_json=order.as_json,
+        require_promotion=order.require_promotion,
+        registry=None if asked.registry is None else Path(asked.registry),
     )
 
 
@@ -200,6 +239,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
         specs={},
         code_version="",
         complete=False,
+        finished=False,
         reads={},
         judged=frozenset(),
         failed=(),
@@ -207,6 +247,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
         cancelled_missions=(),
         states={},
         earlier_s=0.0,
+        last_began=0.0,
         sessions=(),
     )
     if not is_begun(paths.ledger):
@@ -234,6 +275,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
             specs={name: MissionSpec.model_validate_json(reader.spec_json(name)) for name in names},
             code_version=str(meta["code_version"]),
             complete=meta.get("wall_s") is not None,
+            finished=is_finished(meta),
             reads=reader.test_reads(),
             judged=frozenset(str(body["mission"]) for _, body in reader.bodies("verdict")),
             failed=tuple(row.run for row in wanted if row.state is RunState.FAILED),
@@ -247,6 +289,7 @@ def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
             ),
             states=states,
             earlier_s=sum((row.ended_at or row.seen_at) - row.started_at for row in sessions),
+            last_began=max((row.started_at for row in sessions), default=0.0),
             sessions=tuple(row.session for row in sessions),
         )
 

@@ -26,6 +26,7 @@ from fleet.ledger.writer import Ledger
 from fleet.registry.choosing import choose_seed
 from fleet.registry.context import ExportContext
 from fleet.registry.folders import RegistryPaths, measure, staged
+from fleet.registry.reader import RegistryReader
 from fleet.registry.records import (
     MODEL,
     Alias,
@@ -197,7 +198,7 @@ def _promote(
         )
         with Registry(registry_dir) as registry:
             model, alias = registry.register(folder, manifest, target=wish.target, actor=wish.actor)
-    said = f"promoted as {alias}" if alias else "registered without an alias"
+    said = _done(alias)
     if wish.forced is not None:
         said += f", forced over verdict {verdict.verdict}: {wish.forced}"
     return Outcome(mission=name, model=model, alias=alias, text=said)
@@ -235,12 +236,21 @@ def _refused(mission: str, what: str, reasons: Sequence[str]) -> Outcome:
 def promote_launch(
     paths: RunPaths, registry_dir: Path, *, catalog: str
 ) -> tuple[list[Outcome], list[FleetError]]:
-    """What a launch does at its end: promotes every PROMOTE; one that fails spoils no other."""
+    """What a launch does at its end: promotes every PROMOTE; one that fails spoils no other.
+
+    A verdict that this registry has promoted already (the driver was killed right after) is not
+    promoted again: its alias may have been moved since.
+    """
     with LedgerReader(paths.ledger) as reader:
-        names = sorted({d.body["mission"] for d in reader.decisions() if d.kind == "verdict"})
+        newest = {d.body["mission"]: d.hash for d in reader.decisions() if d.kind == "verdict"}
+    before = _promoted_before(registry_dir)
     outcomes: list[Outcome] = []
     errors: list[FleetError] = []
-    for name in names:
+    for name, link in sorted(newest.items()):
+        if link in before:
+            model, alias = before[link]
+            outcomes.append(Outcome(mission=name, model=model, alias=alias, text=_done(alias)))
+            continue
         wish = Wish(missions=(name,), actor=f"launch {paths.run_id}", catalog=catalog)
         try:
             outcomes += promote_run(paths, registry_dir, wish)
@@ -248,6 +258,23 @@ def promote_launch(
             errors.append(error)
             outcomes.append(_refused(name, "promotion failed", (str(error),)))
     return outcomes, errors
+
+
+def _done(alias: Alias | None) -> str:
+    return f"promoted as {alias}" if alias else "registered without an alias"
+
+
+def _promoted_before(registry_dir: Path) -> dict[str, tuple[str, Alias | None]]:
+    """Verdict's link -> (model, alias) of every promotion that a verdict alone asked for."""
+    if not RegistryPaths(root=registry_dir).database.is_file():
+        return {}
+    with RegistryReader(registry_dir) as reader:
+        bodies = [link.body for link in reader.decisions() if link.kind == "promotion"]
+    return {
+        body["verdict_link"]: (body["model"], body["alias"])
+        for body in bodies
+        if body.get("verdict_link") and body.get("forced") is None
+    }
 
 
 def note_in_ledger(paths: RunPaths, outcomes: Sequence[Outcome]) -> None:

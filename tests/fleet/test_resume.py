@@ -13,18 +13,24 @@ from typing import Any
 
 import fake_catalog
 import pytest
+import torch
 
 import fleet.driver.resume
 from fleet import cli, provenance
 from fleet.driver.driver_lock import driver_of
 from fleet.driver.leftovers import SESSION_VARIABLE
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
+from fleet.errors import StorageError
+from fleet.judging.stats_actor import StatsService
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.policies import Cause
+from fleet.registry import promotion
 from fleet.settings import RunPaths
 from fleet.states import RunState
+from fleet.workers.job import WorkerJob
+from fleet.workers.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,6 +110,7 @@ def fail_a_pack(paths: RunPaths) -> None:
     ledger.end_pack("a", lease.pack)
     ledger.end_attempt("a")
     ledger.set_meta("wall_s", 5.0)
+    ledger.set_meta("finished", 5.0)
     ledger.close()
 
 
@@ -289,3 +296,84 @@ def test_logs_show_the_end_in_words(
     assert "driver: plain" in capsys.readouterr().out
     assert command("logs", "one", "-m", "F9") == 6
     assert "Logs: F1, driver." in capsys.readouterr().err
+
+
+@pytest.fixture
+def judged(paths: RunPaths) -> RunPaths:
+    """The run as `close` leaves it: every verdict in the ledger, and nothing after that."""
+    ledger = Ledger(paths.ledger)
+    with LedgerReader(paths.ledger) as reader:
+        specs = {name: reader.spec_json(name) for name in ("F1", "F2")}
+    with sqlite3.connect(paths.ledger) as cx:  # the workers' data have another digest
+        cx.execute("UPDATE missions SET data_digest = NULL")
+        cx.execute("UPDATE runs SET key = NULL")
+    cx.close()
+    for name, spec_json in specs.items():
+        job = WorkerJob(
+            mission=name,
+            job=f"{name}-1",
+            root=str(paths.root),
+            spec_json=spec_json,
+            catalog="fake_catalog",
+            submitted_at=time.time(),
+        )
+        Worker(job, ledger, rank=0, device=torch.device("cpu")).run()
+    stats = StatsService(str(paths.root))
+    for verdict in stats.judge_family([stats.judge(name, 500) for name in specs]):
+        ledger.decide("verdict", verdict)
+    for key, value in {**FACTS, "wall_s": 5.0}.items():
+        ledger.set_meta(key, value)
+    ledger.close()
+    return paths
+
+
+FACTS = {
+    "created": "2026-01-01T00:00:00+00:00",
+    "command": "python fleet.py launch",
+    "commit": "0" * 40,
+    "dirty": False,
+    "versions": {},
+    "hardware": {},
+    "slots": 1,
+}
+
+
+def test_a_driver_killed_after_the_verdicts_leaves_the_rest_to_a_resume(
+    command: Callable[..., int],
+    worked: list[Any],
+    judged: RunPaths,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    copies, registry = tmp_path / "copies", tmp_path / "registry"
+    order = read_order(judged)
+    write_order(
+        judged,
+        order.model_copy(update={"registry": str(registry), "storage": f"file://{copies}"}),
+    )
+    asked: list[str] = []
+
+    def promote(paths: RunPaths, folder: Path, wish: promotion.Wish) -> list[promotion.Outcome]:
+        assert folder == registry
+        asked.extend(wish.missions)
+        if wish.missions == ("F2",):
+            return [promotion.Outcome(mission="F2", model=None, alias=None, text="not promoted")]
+        if len(asked) == 1:
+            raise StorageError("the registry's disk is full")
+        return [promotion.Outcome(mission="F1", model="m-1", alias="champion", text="promoted")]
+
+    monkeypatch.setattr(promotion, "promote_run", promote)
+    assert command("resume", "one") == 5, "a promotion that failed is not done"
+    told = capsys.readouterr().err
+    assert "report, promotion and copy are made now" in told
+    assert "next: python fleet.py promote one" in told
+    assert command("resume", "one") == 0
+    assert "F1: m-1 promoted" in capsys.readouterr().err
+    assert worked == [], "no run is worked on"
+    assert judged.report.is_file()
+    assert judged.result.is_file()
+    assert (copies / "one" / "latest.json").is_file()
+    assert command("resume", "one") == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+    assert asked == ["F1", "F2", "F1", "F2"]

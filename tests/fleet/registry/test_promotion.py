@@ -43,6 +43,9 @@ def test_a_promote_verdict_is_registered_with_its_lineage(launch: RunPaths, tmp_
     assert errors == []
     assert (outcome.alias, outcome.text) == ("champion", "promoted as champion")
     note_in_ledger(launch, [outcome])
+    again, _ = promote_launch(launch, tmp_path / "registry", catalog=CATALOG)
+    assert again == [outcome], "the same verdict is promoted once"
+    note_in_ledger(launch, again)
     with LedgerReader(launch.ledger) as ledger, RegistryReader(tmp_path / "registry") as reader:
         row = reader.resolve("scratch:F1@champion")
         lineage = reader.manifest(row).lineage
@@ -116,7 +119,8 @@ def test_a_moved_launch_is_promoted_and_a_lost_artifact_is_an_error(
         (outcome,) = promote_run(moved, tmp_path / "registry", Wish(catalog=CATALOG))
         assert outcome.alias == "champion"
         shutil.rmtree(moved.work("F1") / "artifacts")
-        outcomes, errors = promote_launch(moved, tmp_path / "registry", catalog=CATALOG)
+        assert promote_launch(moved, tmp_path / "registry", catalog=CATALOG)[1] == []
+        outcomes, errors = promote_launch(moved, tmp_path / "other", catalog=CATALOG)
         assert isinstance(errors[0], StorageError)
         assert "the artifact of F1-treated-s1 is gone" in outcomes[0].text
     finally:
