@@ -85,11 +85,12 @@ def fit(
             carried anyway.
         share: this process's part in a training that a group of processes shares; `step_loss`
             then returns the loss of its rows, a part of the whole batch's. Every process of the
-            group calls `fit` alike and ends with the same parameters.
+            group calls `fit` alike and ends with the same parameters. The leader's `checkpoints`
+            are written and read; the others are handed what it found, so only it needs the disk,
+            but each must be given some, or none.
 
     Raises:
-        InvalidInputError: a shared training with an auxiliary loss (it is not a sum over rows),
-            or with checkpoints.
+        InvalidInputError: a shared training with an auxiliary loss (it is not a sum over rows).
         NonFiniteLossError: a loss, a gradient norm or a weight is NaN or infinite.
         TrainingStopped: `should_stop` said so, and the state is in `checkpoints`. Without
             checkpoints, a stop is in the result.
@@ -104,9 +105,9 @@ def fit(
         clip=clip,
     )
     if share is not None:
-        _check_shared(share, groups, checkpoints)
+        _check_shared(share, groups)
         step_loss = share.step(step_loss, run.parameters)
-    progress = Progress({"": run}, carried)
+    progress = Progress({"": run}, carried, share)
     losses = progress.losses[""]
     stopped = False
     for step in range(progress.restore(checkpoints, steps), steps):
@@ -132,18 +133,11 @@ def fit(
     )
 
 
-def _check_shared(
-    share: Share, groups: Sequence[Mapping[str, Any]], checkpoints: StageCheckpoints | None
-) -> None:
+def _check_shared(share: Share, groups: Sequence[Mapping[str, Any]]) -> None:
     if any("auxiliary_loss" in group for group in groups):
         raise InvalidInputError(
             f"Strategy '{share.strategy}': an adapter of this run adds an auxiliary loss over the "
             "whole batch, which is not the sum of its rows'. Allowed with it: packed."
-        )
-    if checkpoints is not None:
-        raise InvalidInputError(
-            f"Strategy '{share.strategy}' keeps no checkpoints within a run. Allowed: none, or "
-            "strategy packed."
         )
 
 
@@ -247,10 +241,21 @@ class Run:
 
 
 class Progress:
-    """How far a loop has come, as checkpoints hold it: of one run, or of a pack by name."""
+    """How far a loop has come, as checkpoints hold it: of one run, or of a pack by name.
 
-    def __init__(self, runs: Mapping[str, Run], carried: Mapping[str, Stateful] | None) -> None:
+    What a shared run trains is the same in every process of its group, so the leader writes for
+    all, whenever it is time by its own clock, and at a start all learn what it found.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Run],
+        carried: Mapping[str, Stateful] | None,
+        share: Share | None = None,
+    ) -> None:
         self._runs = runs
+        self._share = share
+        self._writes = share is None or share.leads
         self._carried = dict(carried or {})
         for name, run in runs.items():
             for key, value in run.carried.items():
@@ -267,7 +272,11 @@ class Progress:
 
     def restore(self, checkpoints: StageCheckpoints | None, steps: int) -> int:
         """The step to go on with; everything is as it was before that step."""
-        found = None if checkpoints is None else checkpoints.newest()
+        if checkpoints is None:
+            return 0
+        found = checkpoints.newest() if self._writes else None
+        if self._share is not None:
+            found = self._share.broadcast(found)
         if found is None:
             return 0
         self._check(found, steps)
@@ -285,7 +294,7 @@ class Progress:
 
     def keep(self, checkpoints: StageCheckpoints | None, step: int) -> None:
         """Writes a checkpoint before this step, where it is time for one."""
-        if checkpoints is not None and checkpoints.due():
+        if checkpoints is not None and self._writes and checkpoints.due():
             self._save(checkpoints, step, finished=False)
 
     def stop(self, checkpoints: StageCheckpoints | None, step: int) -> None:
@@ -302,6 +311,10 @@ class Progress:
             self._save(checkpoints, steps, finished=True)
 
     def _save(self, checkpoints: StageCheckpoints, step: int, *, finished: bool) -> None:
+        for run in self._runs.values():
+            run.require_finite(step)  # in every process alike: all leave, or none
+        if not self._writes:
+            return
         state: dict[str, Any] = {
             "runs": {},
             "carried": {name: value.state_dict() for name, value in self._carried.items()},
@@ -311,7 +324,6 @@ class Progress:
         if self._device == "cuda":
             state["device"] = torch.cuda.get_rng_state()
         for name, run in self._runs.items():
-            run.require_finite(step)
             losses = torch.tensor(self.losses[name], dtype=torch.float64)
             state["runs"][name] = {**run.state(), "losses": losses}
         checkpoints.save(step, state, finished=finished)

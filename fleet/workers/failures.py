@@ -10,6 +10,7 @@ import resource
 
 import psutil
 import torch
+from torch.distributed import DistError
 
 from bem.errors import NonFiniteLossError
 from fleet.policies import Cause
@@ -18,6 +19,8 @@ from stats.errors import NonFiniteScoreError
 _NOT_FINITE = (NonFiniteLossError, NonFiniteScoreError, FloatingPointError)
 _CPU_ALLOCATOR = "can't allocate memory"
 """Torch's CPU allocator raises a bare RuntimeError; its words are all there is to tell it by."""
+_GLOO = "gloo/transport"
+"""Gloo raises a bare RuntimeError that names the place in its source."""
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
@@ -35,6 +38,13 @@ def cause_of_failure(error: BaseException) -> Cause:
 def is_disk_trouble(error: BaseException) -> bool:
     """Whether the disk is full, over quota, read-only or broken: no fault of the mission's."""
     return isinstance(error, OSError) and error.errno in _DISK
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether another process of a worker group that trains together is gone, not this one."""
+    if isinstance(error, DistError):
+        return True
+    return isinstance(error, RuntimeError) and _GLOO in str(error)
 
 
 def reason_of(error: BaseException) -> str:

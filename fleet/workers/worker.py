@@ -34,7 +34,12 @@ from fleet.policies import Cause
 from fleet.storage import Storage
 from fleet.workers import preemption
 from fleet.workers.context import WorkerContext
-from fleet.workers.failures import cause_of_failure, is_disk_trouble, reason_of
+from fleet.workers.failures import (
+    cause_of_failure,
+    is_disk_trouble,
+    is_lost_peer,
+    reason_of,
+)
 from fleet.workers.handover import plain_extras, result_of, results_back
 from fleet.workers.job import WorkerJob
 from fleet.workers.preemption import Notice
@@ -88,6 +93,7 @@ class Worker:
             # What a follower writes is the leader's once more, and is of no use to anybody.
             work = work / f"follower-{share.rank}"
             scalars = work / "tensorboard"
+        self._folder = work
         self._board = ScalarBoard(scalars)
         self._ctx = WorkerContext(
             self._spec,
@@ -232,14 +238,17 @@ class Worker:
 
     def _checkpoints(self, lease: Lease) -> PackCheckpoints | None:
         every_s = self._job.checkpoint_every_s
-        if not every_s or self._share is not None:
+        if not every_s:
             return None
-        work = self._job.paths.work(self._job.mission)
+        work = self._folder
+        binding = {"code": self._code, "device": self._ctx.device.type}
+        if self._share is not None:  # sums over a group of another size end in other bits
+            binding["group"] = f"{self._share.strategy} of {self._share.world}"
         return PackCheckpoints(
             work / "checkpoints" / lease.pack,
             pack=lease.pack,
             keys=lease.keys,
-            binding={"code": self._code, "device": self._ctx.device.type},
+            binding=binding,
             quarantine=work / "quarantine",
             every_s=every_s,
             alarm=lambda name, text: self._ledger.event("alarm", name, text),
@@ -290,7 +299,7 @@ class Worker:
                 # A training that was cut short may trip over what it does not have: no failure.
                 log.info("%s: stopped in training (%s)", pack, error)
                 return {}
-            _raise_disk_trouble(error)
+            _raise_if_not_the_missions(error)
             if not record:
                 text = f"train: {reason_of(error)}"
                 # What the frames of the failed call hold would be held through the next.
@@ -320,7 +329,7 @@ class Worker:
             if self._stop.is_set():
                 log.info("%s: stopped in evaluation (%s)", name, error)
                 return False
-            _raise_disk_trouble(error)
+            _raise_if_not_the_missions(error)
             self._record_failure(name, "evaluate", error)
         return False
 
@@ -409,7 +418,10 @@ class _TogetherError(Exception):
     """Training several runs together failed."""
 
 
-def _raise_disk_trouble(error: Exception) -> None:
-    """A full disk is no failure of the run's: it ends the launch, and a resume goes on."""
+def _raise_if_not_the_missions(error: Exception) -> None:
+    """A full disk or a lost process of the group is no failure of the run's: the worker leaves,
+    and the run is taken up again."""
     if is_disk_trouble(error):
         raise StorageError(f"{type(error).__name__}: {error}") from error
+    if is_lost_peer(error):
+        raise FleetError(f"another process of the worker group is gone: {error}") from error

@@ -1,4 +1,4 @@
-"""The runs that test_distributed.py compares: `shared_run.py FOLDER`.
+"""The runs that test_distributed.py compares: `shared_run.py FOLDER STEP_TO_BE_STRUCK_IN`.
 
 Two forked processes for each strategy, then one alone: imports are paid once, and nothing has used
 autograd when the processes are forked.
@@ -6,8 +6,11 @@ autograd when the processes are forked.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,7 +24,9 @@ from bem.base import BaseModel
 from bem.distributed import Share
 from bem.injection import AdapterHost
 from bem.registry import make_config
+from bem.state_tree import TorchDraws
 from bem.training import fit
+from bem.training_checkpoint import StageCheckpoints
 
 
 def tiny_base() -> BaseModel:
@@ -38,11 +43,14 @@ def tiny_base() -> BaseModel:
     return BaseModel(LlamaForCausalLM(config), None, "tiny")
 
 
-def main(strategy: str, folder: Path, rank: int) -> None:
+def main(
+    strategy: str, folder: Path, rank: int, life: str = "only", struck_at: int | None = None
+) -> None:
+    """`life`: "struck" ends with one process killed in a step, "next" goes on from there."""
     torch.set_num_threads(1)
-    share = None
+    share, checkpoints = None, None
     if strategy != "alone":
-        store = f"file://{folder}/store"
+        store = f"file://{folder}/store-{life}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
         share = Share(strategy)  # type: ignore[arg-type]
     base = tiny_base()
@@ -56,7 +64,21 @@ def main(strategy: str, folder: Path, rank: int) -> None:
     draws = torch.Generator().manual_seed(2)
     gradients: list[float] = []
 
+    told: list[int] = []
+    if life != "only":
+        checkpoints = StageCheckpoints(
+            folder / f"checkpoints-{rank}",
+            key="k",
+            every_s=0.0,
+            quarantine=folder / "quarantine",
+            alarm=sys.exit,
+            resumed=lambda found: told.append(found.step),
+            clock=itertools.count(0.0, 1000.0).__next__,  # it is always time for another one
+        )
+
     def step_loss(step: int) -> Tensor:
+        if (life, rank, step) == ("struck", 1, struck_at):
+            os.kill(os.getpid(), signal.SIGKILL)
         # Rows of unlike length: a mean of means would not be the mean.
         rows = [
             torch.randint(1, 64, (length,), generator=draws) for length in (5, 17, 9, 30, 4, 22, 11)
@@ -78,6 +100,8 @@ def main(strategy: str, folder: Path, rank: int) -> None:
         steps=8,
         log=lambda step, figures: gradients.append(figures["gradient_norm"]),
         log_every=1,
+        checkpoints=checkpoints,
+        carried={"draws": TorchDraws(draws)},
         share=share,
     )
     weights = {name: t.detach().clone() for name, t in host["a"].state_dict().items()}
@@ -92,6 +116,7 @@ def main(strategy: str, folder: Path, rank: int) -> None:
         facts = {
             "losses": result.losses,
             "gradients": gradients,
+            "resumed_at": told,
             "base_bytes_of_layers": sum(p.numel() * p.element_size() for p in local),
         }
         (folder / "facts.json").write_text(json.dumps(facts))
@@ -104,15 +129,18 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     forking = multiprocessing.get_context("fork")
     for strategy in ("ddp", "fsdp"):
-        (root / strategy).mkdir()
-        ranks = [
-            forking.Process(target=main, args=(strategy, root / strategy, rank)) for rank in (0, 1)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        if any(process.exitcode for process in ranks):
-            sys.exit(f"{strategy} failed")
+        for name, life in (("", "only"), ("-struck", "struck"), ("-struck", "next")):
+            folder = root / f"{strategy}{name}"
+            folder.mkdir(exist_ok=True)
+            ranks = [
+                forking.Process(target=main, args=(strategy, folder, rank, life, int(sys.argv[2])))
+                for rank in (0, 1)
+            ]
+            for process in ranks:
+                process.start()
+            for process in ranks:
+                process.join()
+            if all(process.exitcode for process in ranks) != (life == "struck"):
+                sys.exit(f"{strategy} {life} failed")
     (root / "alone").mkdir()
     main("alone", root / "alone", 0)

@@ -17,6 +17,7 @@ from bem.distributed import Share
 from bem.errors import InvalidInputError
 
 HERE = Path(__file__).resolve().parent
+STRUCK_AT = 5
 TOLERANCE = 2e-5
 """Relative, on losses and weights of float32 after 8 steps: sums are taken in another order."""
 
@@ -25,7 +26,7 @@ TOLERANCE = 2e-5
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     ended = subprocess.run(
-        [sys.executable, str(HERE / "shared_run.py"), str(folder)],
+        [sys.executable, str(HERE / "shared_run.py"), str(folder), str(STRUCK_AT)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
@@ -55,6 +56,18 @@ def test_a_shared_run_is_the_run_of_one_process(strategy: str, runs: Path) -> No
     assert facts["base_bytes_of_layers"] == (whole if strategy == "ddp" else whole // 2)
     # Something was learnt, so there is something to compare.
     assert one["losses"][-1] < one["losses"][0]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_shared_run_goes_on_where_a_killed_one_stood(strategy: str, runs: Path) -> None:
+    """One process was killed in step 5: the group that follows ends with the same bits."""
+    facts, weights = left_by(runs / f"{strategy}-struck")
+    calm, calm_weights = left_by(runs / strategy)
+    assert facts["losses"] == calm["losses"]
+    assert facts["gradients"] == calm["gradients"][STRUCK_AT:], "the steps before were not repeated"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in calm_weights.items())
+    assert not (runs / f"{strategy}-struck" / "checkpoints-1").exists(), "the leader writes alone"
+    assert facts["resumed_at"] == [STRUCK_AT]
 
 
 def test_a_share_needs_a_process_group() -> None:
