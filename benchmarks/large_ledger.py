@@ -28,7 +28,7 @@ import fake_catalog  # noqa: E402
 
 from fleet import provenance  # noqa: E402
 from fleet.driver import changes  # noqa: E402
-from fleet.driver.resume import look  # noqa: E402
+from fleet.driver.standing import look  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
 from fleet.ledger.records import RunResult, SplitTicket  # noqa: E402
 from fleet.ledger.writer import Ledger  # noqa: E402

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from fleet import provenance
 from fleet.driver import changes, leftovers, requests
-from fleet.driver.drive import Wishes, finish, is_finished, launch_facts, say, work
+from fleet.driver.drive import Wishes, finish, launch_facts, say, work
 from fleet.driver.driver_lock import HeldLock, drive, driver_of, moment
 from fleet.driver.launch import Order, resolve
 from fleet.driver.order_file import OrderFile, plain_specs, read_order, write_order
+from fleet.driver.standing import Standing, look
 from fleet.errors import ConfigError, NotFoundError, UsageError
 from fleet.ledger.database import is_begun
 from fleet.ledger.reader import LedgerReader
 from fleet.plan import CampaignPlan, MissionWork, plan_campaign, settled
 from fleet.settings import LaunchSettings, RunPaths, find_ordered
-from fleet.states import RunState
 from fleet.sweep.records import SWEEP_ONLY
 from fleet.sweep.settling import carried_over
 from fleet.workers.worker_ledger import LedgerClient
@@ -56,31 +56,6 @@ class ResumeOrder:
     @property
     def retries(self) -> bool:
         return self.failed or self.cancelled
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """Where the run stands before anything is changed, from its ledger."""
-
-    specs: dict[str, MissionSpec]
-    """As frozen; empty before the plan was recorded."""
-    code_version: str
-    complete: bool
-    """Whether every mission has its verdict."""
-    finished: bool
-    """Whether what follows the verdicts is done too."""
-    reads: dict[str, dict[str, int]]
-    """Mission -> arm -> reads of its test scores."""
-    judged: frozenset[str]
-    failed: tuple[str, ...]
-    """Failed runs."""
-    cancelled: tuple[str, ...]
-    cancelled_missions: tuple[str, ...]
-    states: dict[str, int]
-    earlier_s: float
-    last_began: float
-    """When the newest driver took the run over (seconds since the epoch)."""
-    sessions: tuple[str, ...]
 
 
 def carry_out(order: ResumeOrder) -> int:
@@ -227,71 +202,6 @@ def _wishes(order: ResumeOrder, asked: OrderFile) -> Wishes:
         require_promotion=order.require_promotion,
         registry=None if asked.registry is None else Path(asked.registry),
     )
-
-
-def look(paths: RunPaths, missions: tuple[str, ...] = ()) -> Standing:
-    """Reads where a run stands.
-
-    Args:
-        missions: failed and cancelled runs of these only; all where empty.
-    """
-    empty = Standing(
-        specs={},
-        code_version="",
-        complete=False,
-        finished=False,
-        reads={},
-        judged=frozenset(),
-        failed=(),
-        cancelled=(),
-        cancelled_missions=(),
-        states={},
-        earlier_s=0.0,
-        last_began=0.0,
-        sessions=(),
-    )
-    if not is_begun(paths.ledger):
-        return empty
-    with LedgerReader(paths.ledger) as reader:
-        names = [row.mission for row in reader.missions()]
-        if not names:
-            return empty
-        for name in missions:
-            if name not in names:
-                raise NotFoundError(
-                    f"Run {paths.run_id} has no mission {name!r}. It has {', '.join(names)}."
-                )
-        orders = reader.orders()
-        meta = reader.meta()
-        rows = reader.runs()
-        wanted = [row for row in rows if not missions or row.mission in missions]
-        sessions = reader.sessions()
-        states: dict[str, int] = {}
-        for row in rows:
-            states[row.state.value] = states.get(row.state.value, 0) + 1
-        cancelled_missions = {*orders.missions, *orders.arms}
-        return replace(
-            empty,
-            specs={name: MissionSpec.model_validate_json(reader.spec_json(name)) for name in names},
-            code_version=str(meta["code_version"]),
-            complete=meta.get("wall_s") is not None,
-            finished=is_finished(meta),
-            reads=reader.test_reads(),
-            judged=frozenset(str(body["mission"]) for _, body in reader.bodies("verdict")),
-            failed=tuple(row.run for row in wanted if row.state is RunState.FAILED),
-            cancelled=tuple(
-                row.run
-                for row in wanted
-                if row.state is RunState.CANCELLED and orders.cancelled(row.mission, row.arm)
-            ),
-            cancelled_missions=tuple(
-                sorted(n for n in cancelled_missions if not missions or n in missions)
-            ),
-            states=states,
-            earlier_s=sum((row.ended_at or row.seen_at) - row.started_at for row in sessions),
-            last_began=max((row.started_at for row in sessions), default=0.0),
-            sessions=tuple(row.session for row in sessions),
-        )
 
 
 def _refuse_sweeps(paths: RunPaths) -> None:
