@@ -49,7 +49,7 @@ def retry(cause: Cause, tries: int, *, limit: int) -> RetryDecision:
         reason = "out of memory, once more" if again else f"out of memory {tries} times"
         return RetryDecision(again=again, counts=True, reason=reason)
     if cause is Cause.STOPPED:
-        return RetryDecision(again=False, counts=False, reason="stopped by the user")
+        return RetryDecision(again=False, counts=False, reason="told to stop")
     return RetryDecision(again=False, counts=True, reason="would fail the same way again")
 
 
