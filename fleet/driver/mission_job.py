@@ -77,8 +77,7 @@ def start_job(
             TorchTrainer(
                 mission_loop,
                 train_loop_config=dict(config),
-                # Workers that share no run need no NCCL; they do not talk to each other.
-                torch_config=WatchingTorchConfig(backend=None if job.shared else "gloo"),
+                torch_config=WatchingTorchConfig(backend=torch_backend(job)),
                 scaling_config=ScalingConfig(
                     num_workers=job.workers,
                     use_gpu=job.request.gpus > 0,
@@ -101,6 +100,16 @@ def start_job(
     state.thread = threading.Thread(target=fit, name=f"fit-{name}", daemon=True)
     state.thread.start()
     return state
+
+
+def torch_backend(job: Job) -> str:
+    """What torch's process group of a worker group talks by.
+
+    Gradients go by NCCL where there are GPUs; what the workers agree on (a stop, a lease, a
+    checkpoint) lies in main memory, which NCCL alone would refuse. Workers that share no run do
+    not talk to each other, and need no NCCL.
+    """
+    return "cpu:gloo,cuda:nccl" if job.shared and job.request.gpus else "gloo"
 
 
 def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from bem.distributed import Share
-from bem.errors import InvalidInputError
+from bem.errors import InvalidInputError, TrainingStopped
+from bem.training import fit
+from bem.training_checkpoint import StageCheckpoints
 
 HERE = Path(__file__).resolve().parent
 STRUCK_AT = 5
@@ -73,3 +77,42 @@ def test_a_shared_run_goes_on_where_a_killed_one_stood(strategy: str, runs: Path
 def test_a_share_needs_a_process_group() -> None:
     with pytest.raises(InvalidInputError, match=r"Strategy .ddp. needs torch\.distributed"):
         Share("ddp")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_group_on_gpus_trains_agrees_and_keeps_checkpoints(tmp_path: Path) -> None:
+    """A group of one: gradients by NCCL, what is agreed on by gloo, as the fleet sets it up."""
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=0, world_size=1)
+    try:
+        share = Share("ddp")
+        assert not share.any(False)
+        assert share.broadcast({"step": 3}) == {"step": 3}
+        weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+
+        def train(steps_until_stop: int) -> list[float]:
+            kept = StageCheckpoints(
+                tmp_path / "kept", key="k", every_s=0.0, quarantine=tmp_path / "q", alarm=print
+            )
+            asked = iter(range(100))
+            with contextlib.suppress(TrainingStopped):
+                result = fit(
+                    lambda step: (weight - step).square().sum(),
+                    [{"params": [weight], "lr": 0.1}],
+                    steps=6,
+                    should_stop=lambda: share.any(next(asked) >= steps_until_stop),
+                    checkpoints=kept,
+                    share=share,
+                )
+                return list(result.losses)
+            return []
+
+        assert train(3) == []
+        with torch.no_grad():
+            weight.zero_()
+        resumed = train(100)
+        assert len(resumed) == 6
+        assert resumed[0] == 4.0, "the first loss is that of the weights before the stop"
+    finally:
+        dist.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from sweep.test_trial import SWEEP
 
 from fleet.driver import driver_requests, mission_end, requests
 from fleet.driver.cancelling import cancel
-from fleet.driver.mission_job import MAX_FAILURES, JobThread
+from fleet.driver.mission_job import MAX_FAILURES, JobThread, torch_backend
 from fleet.driver.workforce import note_waits, running_jobs
 from fleet.errors import UsageError
 from fleet.ledger.reader import LedgerReader
@@ -157,3 +158,14 @@ def test_a_mission_that_is_tried_again_can_be_cancelled(bench: DriverBench) -> N
     assert "9 open runs" in cancel(bench.reader, order, "F1", "")
     with pytest.raises(UsageError, match="has its verdict already"):
         cancel(bench.reader, order, "F1", "")
+
+
+@pytest.mark.parametrize(
+    ("shared", "gpus", "expected"),
+    [(False, 1.0, "gloo"), (True, 0.0, "gloo"), (True, 1.0, "cpu:gloo,cuda:nccl")],
+)
+def test_a_group_on_gpus_agrees_in_main_memory_too(
+    shared: bool, gpus: float, expected: str
+) -> None:
+    request = replace(ONE.request, gpus=gpus)
+    assert torch_backend(replace(ONE, shared=shared, request=request)) == expected
