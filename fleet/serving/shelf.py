@@ -159,7 +159,8 @@ class Shelf:
                 self._wait(self._loop.call(lambda made=loaded: self._attach(made)))  # type: ignore[misc]
             except Exception as error:  # whatever is wrong with one, the others are served
                 expected = isinstance(error, ValueError | OSError | KeyError)
-                LOG.warning("%s cannot be loaded", entry.id, exc_info=not expected)
+                if not expected:
+                    LOG.exception("%s cannot be loaded", entry.id)
                 said = " ".join(str(error).split())
                 skipped[entry.id] = said if expected else f"{type(error).__name__}: {said}"
                 continue
