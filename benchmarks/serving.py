@@ -52,7 +52,7 @@ from missions.base_model import bundled_path
 PROMPT_TOKENS = 48
 CLAIMED = (32, 8)
 """Clients and adapters of the comparison with PEFT."""
-REQUESTS = {1: 12, 8: 32, 32: 96}
+REQUESTS = {1: 12, 8: 64, 32: 128}
 """Of a round, by clients."""
 SLOW_REQUESTS = {1: 8, 8: 8, 32: 32}
 """The same of `set`, which answers one after the other."""

@@ -46,11 +46,13 @@ def code_version() -> str:
 
 
 def commit() -> tuple[str, bool]:
-    """(commit, dirty) of the working tree; ('', True) where there is no git to ask."""
+    """(commit, dirty) of the working tree; ('', True) where there is no git to ask. A tree of which
+    git could not say in time whether it is clean counts as dirty."""
     revision = _git("rev-parse", "HEAD")
     if not revision:
         return "", True
-    return revision, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return revision, changes is None or bool(changes)
 
 
 def versions() -> dict[str, str]:
@@ -96,14 +98,15 @@ def command_line(arguments: Sequence[str]) -> str:
     return " ".join([program, *map(shlex.quote, arguments)])
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str) -> str | None:
+    """What git says; None where it failed or took too long."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _processor() -> str:

@@ -150,9 +150,9 @@ class Answering:
             self.tell(Told(index=index, event=event))
 
         outbox = self.server.outbox
-        put: Callable[[Event], None] = Merging(partial(outbox.put, deliver))
-        if not merged:
-            put = partial(outbox.put, deliver)
+        put: Callable[[Event], None] = partial(outbox.put, deliver)
+        if merged:
+            put = Merging(put)
 
         def emit(event: Event) -> None:
             if self._first_s is None and event.tokens:
