@@ -10,6 +10,7 @@ from typing import Any
 
 import fake_catalog
 import pytest
+from sweep_without_ray import DirectLedger
 
 import fleet.driver.resume
 from fleet import cli, provenance
@@ -78,16 +79,9 @@ def paths(tmp_path: Path) -> RunPaths:
 def resume(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`resume --allow-changes` with the mission file changed; Ray is left out."""
 
-    class Client:
-        def __init__(self, ledger: Ledger) -> None:
-            self._ledger = ledger
-
-        def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-            return getattr(self._ledger, method)(*arguments, **named)
-
     def work(plan: Any, settings: Any, wishes: Any, *, prepare: Any, **named: Any) -> int:
         ledger = Ledger(paths.ledger)
-        prepare(Client(ledger))
+        prepare(DirectLedger(ledger))
         ledger.record_plan(plan, named["meta"])
         ledger.close()
         return 0
