@@ -353,6 +353,8 @@ class AdapterHost(nn.Module):
         Transformers checkpoints a layer's `forward`, so this hook runs once, outside of it.
         """
         whole_BTD: Tensor = (args[0] if args else kwargs["hidden_states"]).detach()
+        if self._mixed is not None and self._context is not None:
+            self._mixed.encode(layer, whole_BTD, self._context.prefix_mask_BT)
         for name in self._in_force:
             adapter = self[name]
             context, h_BTD = self._context, whole_BTD

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -24,6 +25,7 @@ from bem.state_tree import Stateful
 
 if TYPE_CHECKING:
     from bem.mixed.products import RowProducts
+    from bem.routing.controller import SequenceController
 
 Factors = tuple[Tensor, Tensor]
 """A static low-rank delta of one site: (down_RI, up_OR), scale already in `up_OR`."""
@@ -200,6 +202,7 @@ class Adapter(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.sites = tuple(sites)
+        self._site_names = tuple(site.name for site in self.sites)
         self.hidden_size = hidden_size
         self.state = AdapterState()
         self.layers = nn.ModuleList()
@@ -259,9 +262,19 @@ class Adapter(nn.Module, ABC):
         this one acts on its own rows, apart from the others."""
         return None
 
+    @cached_property
+    def kept_stack_shape(self) -> StackShape | None:
+        """`stack_shape`, asked once: every forward of a mixed batch wants those of all adapters."""
+        return self.stack_shape()
+
     def site_names(self) -> tuple[str, ...]:
         """The paths of its sites."""
-        return tuple(site.name for site in self.sites)
+        return self._site_names
+
+    def prompt_controller(self) -> SequenceController | None:
+        """The controller whose output is all of `encode`, where that is so: those of a mixed batch
+        then run as one."""
+        return None
 
     def stack_scale(self) -> float:
         """With a `stack_shape`: the number that the delta is multiplied by, beside the strength."""

@@ -20,7 +20,7 @@ from bem.context import Row
 from bem.interfaces import Adapter, AdapterLayer, StackShape
 from bem.mixed.products import PRODUCTS, Layout, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
-from bem.mixed.stack import Stack, StackKeeper
+from bem.mixed.stack import SiteStack, Stack, StackKeeper
 
 Layer = Callable[[Tensor, Tensor], Tensor]
 KEPT_BYTES = 256 << 20
@@ -51,7 +51,7 @@ class MixedForward:
         self.can_stay = decoding and not torch.is_grad_enabled()
         shapes: dict[StackShape | None, list[str]] = {}
         for name, adapter in adapters.items():
-            shape = None if split.parts[name].context.record else adapter.stack_shape()
+            shape = None if split.parts[name].context.record else adapter.kept_stack_shape
             shapes.setdefault(shape, []).append(name)
         self._alone = shapes.pop(None, [])
         keeper.tell([f"{n} ({adapters[n].kind})" for n in self._alone if self._is_slow(n)])
@@ -89,6 +89,13 @@ class MixedForward:
         if made.can_stay:
             split.kept[key] = made
         return made
+
+    def encode(self, layer: int, h_BTD: Tensor, prefix_mask_BT: Tensor | None) -> None:
+        """Codes of a prefill that a stack's controllers, run as one, read at decoder `layer`."""
+        if prefix_mask_BT is None or prefix_mask_BT.shape != h_BTD.shape[:2]:
+            return
+        for group in self._groups:
+            group.encode(layer, h_BTD, prefix_mask_BT)
 
     def code(self) -> None:
         """Give the stacks their codes, as far as they are known by now."""
@@ -135,13 +142,14 @@ class StackedRows:
         self._names = tuple(names)
         self._parts = [split.parts[name] for name in names]
         self._count = len(split.rows)
-        shape = stack.adapters[0].stack_shape()
+        shape = stack.adapters[0].kept_stack_shape
         assert shape is not None
         self._rank = shape.rank
         self._coded = stack.adapters[0].feature_layer is not None
         device = self._parts[0].index_M.device
         which = [next((place[n] for n in names_of(row) if n in place), 0) for row in split.rows]
         which_B = torch.tensor(which, device=device)
+        self._which_B = which_B
         self._own_BG = torch.nn.functional.one_hot(which_B, len(stacked)).to(stack.dtype)
         self._layout: Layout = "gather"
         if len(stacked) == len(names):
@@ -151,7 +159,7 @@ class StackedRows:
         live = stack.is_live()
         self._products = [
             PRODUCTS[self._layout](
-                functools.partial(stack.stacked, index, live),
+                SiteStack(stack=stack, index=index, live=live),
                 which_B,
                 len(stacked),
                 keep=keep and not live and stack.num_bytes() * len(which) <= KEPT_BYTES,
@@ -165,6 +173,23 @@ class StackedRows:
             )
         ]
         self._weighed: tuple[Any, ...] | None = None
+
+    def encode(self, layer: int, h_BTD: Tensor, prefix_mask_BT: Tensor) -> None:
+        """The codes of all rows at once, where nobody trains and none has a code yet."""
+        first = self._adapters[0]
+        if torch.is_grad_enabled() or not self._coded or first.feature_layer != layer:
+            return
+        if any(adapter.state.codes for adapter in self._adapters):
+            return
+        controllers = self._stack.controllers()
+        if controllers is None:
+            return
+        codes_BN = controllers(h_BTD, prefix_mask_BT, self._which_B)
+        codes_BSR = codes_BN.view(len(codes_BN), len(first.sites), -1)
+        for name, adapter, part in zip(self._names, self._adapters, self._parts, strict=True):
+            codes_MSR = part.of(codes_BSR)
+            part.context.cache[name] = codes_MSR
+            adapter.state.codes = (codes_MSR,)  # not by site: layers of a stack read its weights
 
     def weigh(self) -> None:
         """Put scales, strengths and codes into the products, once codes are there."""
@@ -228,7 +253,7 @@ def _act_alone(layer: AdapterLayer, part: Part, count: int, x_BTI: Tensor, y_BTO
 
 def _mates(shape: StackShape | None, host: Mapping[str, Adapter]) -> list[str]:
     """All adapters of one shape, in the host's order."""
-    return [name for name, adapter in host.items() if adapter.stack_shape() == shape]
+    return [name for name, adapter in host.items() if adapter.kept_stack_shape == shape]
 
 
 def _apart(names: Sequence[str], split: Split) -> list[list[str]]:

@@ -15,13 +15,13 @@ X = 1 or T.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bem.mixed.stack import Form
+from bem.mixed.stack import Form, SiteStack
 
 Layout = Literal["dense", "gather", "blocks"]
 
@@ -38,11 +38,11 @@ def choose_layout(*, adapters: int, tokens: int, in_runs: bool) -> Layout:
 
 
 class RowProducts(ABC):
-    """Products at one site. `stacked(name, form)` is `Stack.stacked` there."""
+    """Products at one site."""
 
     def __init__(
         self,
-        stacked: Callable[[str, Form], Tensor],
+        stacked: SiteStack,
         which_B: Tensor,
         adapters: int,
         *,
@@ -66,16 +66,23 @@ class RowProducts(ABC):
     def linear(self, z_BTZ: Tensor, name: str, bias: str) -> Tensor:
         """An (R, R) parameter and an (R,) bias over z."""
 
+    def down_gated(self, x_BTI: Tensor, name: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
+        """`down`, and `linear` of it."""
+        z_BTZ = self.down(x_BTI, name)
+        return z_BTZ, self.linear(z_BTZ, gate, bias)
+
     @abstractmethod
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
-        """y + up (weight * code * z), `name` an (O, R) parameter."""
+        """y + up (weight * code * z), `name` an (O, R) parameter. It may write over y and z."""
 
     def _weighed(self, z_BTZ: Tensor) -> Tensor:
         assert self.weight_BXZ is not None
         weight_BXZ = self.weight_BXZ
         if weight_BXZ.dtype != z_BTZ.dtype:
             weight_BXZ = weight_BXZ.to(z_BTZ.dtype)
-        return z_BTZ * weight_BXZ
+        if torch.is_grad_enabled() or z_BTZ.dtype != weight_BXZ.dtype:
+            return z_BTZ * weight_BXZ
+        return z_BTZ.mul_(weight_BXZ)
 
 
 class DenseProducts(RowProducts):
@@ -89,9 +96,17 @@ class DenseProducts(RowProducts):
         gate_NN, bias_N = self._stacked(name, "diagonal"), self._stacked(bias, "side")
         return torch.addmm(bias_N, z_BTZ.flatten(0, 1), gate_NN).view(z_BTZ.shape)
 
+    def down_gated(self, x_BTI: Tensor, name: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
+        if self._stacked.live:
+            return super().down_gated(x_BTI, name, gate, bias)
+        weight, offset = self._stacked.gated(name, gate, bias)
+        both = torch.nn.functional.linear(_in_dtype(x_BTI, weight), weight, offset)
+        z_BTN, gated_BTN = both.chunk(2, dim=-1)
+        return z_BTN, gated_BTN
+
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
         z_BTZ = self._weighed(z_BTZ)
-        up_NO = self._stacked(name, "each").flatten(0, 1)
+        up_NO = self._stacked(name, "below")
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + (z_BTZ @ up_NO).to(y_BTO.dtype)
         if _may_write(y_BTO, z_BTZ):

@@ -58,10 +58,14 @@ class Split:
         """From `context.rows`; the parts begin as a prefill does."""
         assert context.rows is not None
         parts = {}
-        acting = [names_of(row) for row in context.rows]
-        for name in dict.fromkeys(name for names in acting for name in names):
-            mine = [i for i, names in enumerate(acting) if name in names]
-            index_M = torch.tensor(mine, device=device)
+        places: dict[str, list[int]] = {}
+        for index, row in enumerate(context.rows):
+            for name in dict.fromkeys(names_of(row)):
+                places.setdefault(name, []).append(index)
+        lengths = [len(mine) for mine in places.values()]
+        every = [i for mine in places.values() for i in mine]
+        flat = torch.tensor(every, dtype=torch.long, device=device)
+        for (name, mine), index_M in zip(places.items(), torch.split(flat, lengths), strict=True):
             part = context.part(index_M)
             part.whole = context
             part.trace, part.site_codes = context.trace, context.site_codes

@@ -8,18 +8,21 @@ Legend: G adapters, R rank, I inputs, O outputs, N = G * R.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bem.interfaces import Adapter, AdapterLayer
+from bem.mixed.controllers import StackedControllers, alike
 
-Form = Literal["side", "each", "rows", "diagonal"]
-"""Of G parameters (R, I): side by side (G * R, I); each transposed (G, I, R); stacked as they are
-(G, R, I); each transposed on the diagonal (G * I, G * R)."""
+Form = Literal["side", "each", "below", "rows", "diagonal"]
+"""Of G parameters (R, I): side by side (G * R, I); each transposed, stacked (G, I, R), one below
+the other (G * I, R), or on the diagonal (G * I, G * R); stacked as they are (G, R, I)."""
 _KEPT_STACKS = 8
 
 
@@ -34,29 +37,32 @@ class Stack:
         self.adapters = tuple(adapters)
         self.layers = [layer for layer in adapters[0].layers if isinstance(layer, AdapterLayer)]
         self.dtype = next(self.layers[0].parameters()).dtype
-        self._seen = [
-            (layer._parameters, name, parameter, _version(parameter))
-            for adapter in adapters
-            for layer in adapter.layers
-            for name, parameter in layer._parameters.items()
-            if parameter is not None
-        ]
+        controllers = alike(adapters)
+        self._seen = _Seen([layer for adapter in adapters for layer in adapter.layers])
+        self._seen_controllers = _Seen(controllers)
+        self._controllers: StackedControllers | None = None
+        self._to_stack = controllers
         self._kept: dict[tuple[int, str, Form], Tensor] = {}
+        self._kept_gated: dict[int, tuple[Tensor, Tensor]] = {}
 
     def is_fresh(self) -> bool:
         """Whether the parameters are those that were stacked, unchanged."""
-        for where, name, parameter, version in self._seen:
-            if where[name] is not parameter or version is None or parameter._version != version:
-                return False
-        return True
+        return self._seen.unchanged() and self._seen_controllers.unchanged()
+
+    def controllers(self) -> StackedControllers | None:
+        """The adapters' controllers as one, where they have such; not a part of any graph."""
+        if self._controllers is None and self._to_stack:
+            self._controllers = StackedControllers(self._to_stack)
+        return self._controllers
 
     def num_bytes(self) -> int:
         """Of the layers of one adapter."""
-        return sum(p.numel() * p.element_size() for _, _, p, _ in self._seen) // len(self.adapters)
+        found = self._seen.parameters
+        return sum(p.numel() * p.element_size() for p in found) // len(self.adapters)
 
     def is_live(self) -> bool:
         """Whether a forward that begins now must have the stack in its graph."""
-        return torch.is_grad_enabled() and any(p.requires_grad for _, _, p, _ in self._seen)
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self._seen.parameters)
 
     def stacked(self, index: int, live: bool, name: str, form: Form) -> Tensor:
         """Parameter `name` of the layers at site `index`; `live`: as a part of the graph."""
@@ -70,9 +76,69 @@ class Stack:
             self._kept[key] = kept
         return kept
 
+    def gated(self, index: int, down: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
+        """Weight (2 * G * R, I) and bias of one product that gives z = down x and gate z + bias;
+        not a part of any graph."""
+        kept = self._kept_gated.get(index)
+        if kept is None:
+            with torch.inference_mode(False), torch.no_grad():
+                downs, gates = self._parameters(index, down), self._parameters(index, gate)
+                gated = [g @ d for g, d in zip(gates, downs, strict=True)]
+                bias_N = torch.cat(self._parameters(index, bias))
+                kept = torch.cat([*downs, *gated]), torch.cat([torch.zeros_like(bias_N), bias_N])
+            self._kept_gated[index] = kept
+        return kept
+
     def _parameters(self, index: int, name: str) -> list[Tensor]:
         sources = [adapter.layers[index]._parameters[name] for adapter in self.adapters]
         return [p for p in sources if p is not None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteStack:
+    """A stack at one site, for one forward."""
+
+    stack: Stack
+    index: int
+    live: bool
+    """Whether what it gives is a part of the graph."""
+
+    def __call__(self, name: str, form: Form) -> Tensor:
+        return self.stack.stacked(self.index, self.live, name, form)
+
+    def gated(self, down: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
+        """See `Stack.gated`."""
+        return self.stack.gated(self.index, down, gate, bias)
+
+
+class _Seen:
+    """Parameters as they were. Asked at each forward, of hundreds: so without a Python loop."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        found = [
+            (module._parameters, name, parameter)
+            for module in modules
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        self._where = [where for where, _, _ in found]
+        self._names = [name for _, name, _ in found]
+        self.parameters = [parameter for _, _, parameter in found]
+        self._counted = not any(parameter.is_inference() for parameter in self.parameters)
+        self._versions = list(map(_version, self.parameters)) if self._counted else []
+
+    def unchanged(self) -> bool:
+        """The same tensors with the same values; those whose changes torch does not count never."""
+        now = map(operator.getitem, self._where, self._names)
+        return (
+            self._counted
+            and all(map(operator.is_, now, self.parameters))
+            and list(map(_version, self.parameters)) == self._versions
+        )
+
+
+_version = operator.attrgetter("_version")
+"""What changes with each change in place."""
 
 
 class StackKeeper:
@@ -115,12 +181,9 @@ def _stack(parameters: Sequence[Tensor], form: Form) -> Tensor:
         return torch.cat(list(parameters))
     if form == "rows":
         return torch.stack(list(parameters))
+    if form == "below":
+        return torch.cat([p.t() for p in parameters])
     if form == "diagonal":
         blocks: Tensor = torch.block_diag(*[p.t() for p in parameters])  # type: ignore[no-untyped-call]
         return blocks
     return torch.stack([p.t() for p in parameters])
-
-
-def _version(parameter: Tensor) -> int | None:
-    """What changes with each change in place; None where torch does not count them."""
-    return None if parameter.is_inference() else parameter._version

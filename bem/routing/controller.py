@@ -59,7 +59,7 @@ class SequenceController(nn.Module):
         """u (B, H), what all heads read."""
         dtype = self.trunk_HD.dtype
         with torch.autocast(h_BTD.device.type, enabled=False):
-            f_BD = self._pooled(h_BTD.to(dtype), prefix_mask_BT)
+            f_BD = pool_prompt(h_BTD.to(dtype), prefix_mask_BT, self.pool, self.query_1D)
             if self.side_size:
                 if side_BF is None or side_BF.shape[1] != self.side_size:
                     raise RoutingError(
@@ -73,23 +73,6 @@ class SequenceController(nn.Module):
         """The code (B, N) from `features`."""
         with torch.autocast(u_BH.device.type, enabled=False):
             return nn.functional.linear(u_BH, self.heads_NH, self.heads_bias_N)
-
-    def _pooled(self, h_BTD: Tensor, prefix_mask_BT: Tensor) -> Tensor:
-        if self.pool == "last":
-            position_T = torch.arange(h_BTD.shape[1], device=h_BTD.device)
-            last_B = (position_T * prefix_mask_BT).amax(1)
-            rows_B = torch.arange(h_BTD.shape[0], device=h_BTD.device)
-            return nn.functional.layer_norm(h_BTD[rows_B, last_B], h_BTD.shape[-1:])
-        f_BTD = nn.functional.layer_norm(h_BTD, h_BTD.shape[-1:])
-        weight_BT = prefix_mask_BT.to(f_BTD.dtype)
-        if self.query_1D is not None:
-            score_BT = nn.functional.linear(f_BTD, self.query_1D).squeeze(-1)
-            score_BT = score_BT / math.sqrt(h_BTD.shape[-1])
-            score_BT = score_BT.masked_fill(~prefix_mask_BT, -1e4)
-            weight_BT = weight_BT * (score_BT - score_BT.amax(1, keepdim=True)).exp()
-        weight_BT = weight_BT / weight_BT.sum(1, keepdim=True).clamp_min(1e-9)
-        pooled_BD = torch.bmm(weight_BT.unsqueeze(1), f_BTD).squeeze(1)
-        return nn.functional.layer_norm(pooled_BD, pooled_BD.shape[-1:])
 
     @staticmethod
     def count_parameters(
@@ -105,6 +88,28 @@ class SequenceController(nn.Module):
         over_row = {"attention": 2, "mean": 1, "last": 0}[self.pool]
         pooling = over_row * seq_len * (inputs - self.side_size)
         return 2 * batch * (pooling + width * inputs + self.heads_NH.numel())
+
+
+def pool_prompt(h_BTD: Tensor, prefix_mask_BT: Tensor, pool: Pool, query: Tensor | None) -> Tensor:
+    """f (B, D). `query`, with "attention": (1, D), or (B, D) where each row has its own."""
+    if pool == "last":
+        position_T = torch.arange(h_BTD.shape[1], device=h_BTD.device)
+        last_B = (position_T * prefix_mask_BT).amax(1)
+        rows_B = torch.arange(h_BTD.shape[0], device=h_BTD.device)
+        return nn.functional.layer_norm(h_BTD[rows_B, last_B], h_BTD.shape[-1:])
+    f_BTD = nn.functional.layer_norm(h_BTD, h_BTD.shape[-1:])
+    weight_BT = prefix_mask_BT.to(f_BTD.dtype)
+    if query is not None:
+        if query.shape[0] == 1:
+            score_BT = nn.functional.linear(f_BTD, query).squeeze(-1)
+        else:
+            score_BT = torch.bmm(f_BTD, query.unsqueeze(-1)).squeeze(-1)
+        score_BT = score_BT / math.sqrt(h_BTD.shape[-1])
+        score_BT = score_BT.masked_fill(~prefix_mask_BT, -1e4)
+        weight_BT = weight_BT * (score_BT - score_BT.amax(1, keepdim=True)).exp()
+    weight_BT = weight_BT / weight_BT.sum(1, keepdim=True).clamp_min(1e-9)
+    pooled_BD = torch.bmm(weight_BT.unsqueeze(1), f_BTD).squeeze(1)
+    return nn.functional.layer_norm(pooled_BD, pooled_BD.shape[-1:])
 
 
 def _uniform(rows: int, columns: int, bound: float, generator: torch.Generator) -> nn.Parameter:

@@ -141,9 +141,8 @@ class TokenCodeLayer(AdapterLayer):
         )
 
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
-        z_BTZ = rows.down(x_BTI, "down_RI")
-        c_BTZ = torch.sigmoid(rows.linear(z_BTZ, "gate_RR", "gate_bias_R"))
-        return rows.add_up(y_BTO, z_BTZ * c_BTZ, "up_OR")
+        z_BTZ, gate_BTZ = rows.down_gated(x_BTI, "down_RI", "gate_RR", "gate_bias_R")
+        return rows.add_up(y_BTO, z_BTZ * torch.sigmoid(gate_BTZ), "up_OR")
 
 
 def held(code_BXR: Tensor, down_RI: Tensor, up_OR: Tensor, radius: float) -> Tensor:
@@ -283,6 +282,10 @@ class GeneratedAdapter(Adapter):
         return StackShape(
             kind=self.kind, variant=config.code, rank=config.rank, sites=self.site_names()
         )
+
+    def prompt_controller(self) -> SequenceController | None:
+        plain = self.config.reads_prompt and self.confidence is None
+        return self.controller if plain else None
 
     def stack_scale(self) -> float:
         scale = self.config.alpha / self.config.rank

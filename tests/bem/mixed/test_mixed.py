@@ -352,3 +352,95 @@ def test_bad_rows(host: AdapterHost) -> None:
         host(ids_BT, routing=RoutingContext(rows=("a", "b"), adapters=("a",)))
     with pytest.raises(RoutingError, match="code_map"):
         host(ids_BT, routing=RoutingContext(rows=("a", "b"), code_map=lambda c: c))
+
+
+def prefill(host: AdapterHost, names: Sequence[object], mask_BT: Tensor) -> RoutingContext:
+    """The context after it, with the codes."""
+    ids_BT = torch.randint(3, 250, mask_BT.shape, generator=generator(8))
+    context = RoutingContext(prefix_mask_BT=mask_BT, rows=tuple(names))  # type: ignore[arg-type]
+    with torch.no_grad():
+        host(ids_BT, routing=context)
+    return context
+
+
+def counted(host: AdapterHost, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by a name for each controller that runs alone."""
+    ran: list[str] = []
+    for name in host.adapters:
+        adapter, encode = host[name], host[name].encode
+        monkeypatch.setattr(
+            adapter, "encode", lambda *args, n=name, e=encode: (ran.append(n), e(*args))[1]
+        )
+    return ran
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean", "last"])
+def test_controllers_of_a_prefill_run_as_one(
+    host: AdapterHost, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    """The codes are those of each controller on its own rows; a change of a controller is seen."""
+    for seed, name in enumerate("abc"):
+        add(host, name, "generated", seed, rank=3, pool=pool, feature_layer=1)
+    mask_BT = torch.arange(5) < torch.tensor([5, 3, 4, 1, 5, 2])[:, None]
+    ran = counted(host, monkeypatch)
+    for _ in range(2):
+        split = prefill(host, SCATTERED, mask_BT).split
+        assert split is not None
+        assert not ran
+        monkeypatch.setattr(mixed_forward.StackedRows, "encode", lambda *_: None)
+        alone = prefill(host, SCATTERED, mask_BT).split
+        monkeypatch.undo()
+        ran = counted(host, monkeypatch)
+        assert alone is not None
+        for name, part in alone.parts.items():
+            close(split.parts[name].context.cache[name], part.context.cache[name])
+        with torch.no_grad():
+            host["b"].get_parameter("controller.trunk_HD").mul_(1.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"side_size": 2}, {"uncertainty": True}, {"controller_width": 9}],
+    ids=["side", "uncertainty", "width"],
+)
+def test_controllers_that_differ_or_read_more_run_alone(
+    host: AdapterHost, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    add(host, "a", "generated", 0, rank=3)
+    add(host, "b", "generated", 1, rank=3, **options)
+    ran = counted(host, monkeypatch)
+    context = RoutingContext(
+        prefix_mask_BT=torch.ones(2, 4, dtype=torch.bool),
+        rows=("a", "b"),
+        sides={"b": SIDE_BF[:2]} if "side_size" in options else {},
+    )
+    with torch.no_grad():
+        host(torch.full((2, 4), 9), routing=context)
+    assert sorted(ran) == ["a", "b"]
+
+
+def test_given_codes_are_used_and_rows_of_the_base_alone_are_fine(host: AdapterHost) -> None:
+    three(host, "sequence")
+    code_BSR = torch.ones(2, len(host["a"].sites), 3)
+    context = RoutingContext(
+        prefix_mask_BT=torch.ones(2, 4, dtype=torch.bool),
+        rows=("a", "b"),
+        codes={"a": code_BSR, "b": 2 * code_BSR},
+        side_BF=SIDE_BF[:2],
+    )
+    with torch.no_grad():
+        host(torch.full((2, 4), 9), routing=context)
+    assert context.split is not None
+    assert torch.equal(context.split.parts["b"].context.cache["b"], 2 * code_BSR[1:])
+    base = prefill(host, (BASE_ROW, BASE_ROW), torch.ones(2, 4, dtype=torch.bool))
+    assert base.split is not None
+    assert not base.split.parts
+
+
+def test_a_row_that_names_an_adapter_twice_has_it_once(host: AdapterHost) -> None:
+    three(host, "lora")
+    ids_BT = torch.full((2, 4), 9)
+    with torch.no_grad():
+        twice = host(ids_BT, routing=RoutingContext(rows=(("a", "a"), "b"))).logits
+        once = host(ids_BT, routing=RoutingContext(rows=("a", "b"))).logits
+    close(twice, once)
