@@ -156,6 +156,9 @@ def test_promotions_are_in_the_last_copy(
     ledger.close()
 
     def campaign(*arguments: Any, **named: Any) -> CampaignResult:
+        ledger = Ledger(paths.ledger)
+        ledger.set_meta("wall_s", 1.0)
+        ledger.close()
         mirror(paths, Storage.at(str(there), paths.run_id))
         return CampaignResult(verdicts=(), failed=(), digest="", wall_s=0.0)
 
@@ -167,6 +170,7 @@ def test_promotions_are_in_the_last_copy(
 
     monkeypatch.setattr("fleet.driver.coordinator.run_campaign", campaign)
     monkeypatch.setattr("fleet.driver.drive._promote", promote)
+    monkeypatch.setattr("fleet.driver.campaign.failed_missions", lambda reader: ())
     monkeypatch.setattr(
         "fleet.reporting.report.write", lambda *a, **k: (paths.report, {"missions": []})
     )
