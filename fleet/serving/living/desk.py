@@ -61,7 +61,10 @@ class Desk:
         item = self._encode(prompt, completion, request_id)
         learner = self._learner(line)
         if learner is not None and learner.state == "failed":
-            raise UnreadyError(f"The learner of {line} has failed: {learner.error}")
+            raise UnreadyError(
+                f"The learner of {line} has failed; the server's log says why.",
+                code="learner_failed",
+            )
         try:
             waiting = self._spool(line).put(item)
         except OSError as error:
