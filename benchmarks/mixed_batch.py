@@ -153,7 +153,7 @@ def measure(
         gap = float((ways["mixed lora"]() - ways["peft adapter_names"]()).abs().max())
         if gap > (1e-4 if device == "cpu" else 1e-2):
             raise ValueError(f"Logits of both differ by {gap}.")
-        taken = interleaved(ways, device, rounds, warm=2)
+        taken = interleaved(ways, device, rounds if device == "cpu" else 15, warm=2)
     medians = {label: statistics.median(times) for label, times in taken.items()}
     return {
         "rows": rows,

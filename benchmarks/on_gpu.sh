@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: tests, smoke missions, then the timings one by one.
-# bash benchmarks/on_gpu.sh FOLDER [check] [time]; each part's output lies in FOLDER afterwards.
+# What needs a GPU, part by part: tests, timings, a launch of the five missions through Ray.
+# bash benchmarks/on_gpu.sh FOLDER kernels check time blocks launch; outputs lie in FOLDER after it.
 set -u
 cd "$(dirname "$0")/.."
 out=$1; shift
@@ -17,30 +17,40 @@ part() { # part NAME SECONDS COMMAND...: never ends the script; says how it went
   [ -s "$out/$name.err" ] || rm -f "$out/$name.err"
 }
 
-check() {
-  part blocks-compile.log 100 $py benchmarks/kernel_blocks.py --compile 4 &
-  for mission in A B C D E; do
-    part "mission-$mission.log" 100 $py -m missions.local "$mission" --profile smoke --device cuda &
-  done
-  part pytest.log 130 $py -m pytest -q -m gpu -n 8 -p no:cacheprovider \
-    -o filterwarnings=default tests/contracts tests/bem
-  wait
+kernels() {
+  part kernel-tests.log 70 $py -m pytest -q -n 4 -p no:cacheprovider -o filterwarnings=default \
+    tests/bem/kernels/test_kernels.py
+  part kernel_speed.json 60 $py benchmarks/kernel_speed.py
+}
+
+blocks() {
+  part blocks-compile.log 60 $py benchmarks/kernel_blocks.py --compile 4
+  part kernel_blocks.json 60 $py benchmarks/kernel_blocks.py
+}
+
+check() { # not in more processes: each holds a CUDA context and some gigabytes of memory
+  part adapter-tests.log 110 $py -m pytest -q -m gpu -n 5 -p no:cacheprovider \
+    -o filterwarnings=default tests/contracts
 }
 
 timings() {
-  part kernel_speed.json 60 $py benchmarks/kernel_speed.py
-  part kernel_blocks.json 60 $py benchmarks/kernel_blocks.py
-  part adapter_step.json 50 $py benchmarks/adapter_step.py --device cuda --rounds 13
-  part generation_latency.json 90 $py benchmarks/generation_latency.py --device cuda --rounds 3
-  part mixed_batch.json 50 $py benchmarks/mixed_batch.py --device cuda
-  part packed_training.json 60 $py benchmarks/packed_training.py --device cuda \
-    --rows 1 4 --shapes "d 192, 4 layers" "d 1024, 8 layers"
+  part adapter_step.json 40 $py benchmarks/adapter_step.py --device cuda --rounds 13
+  part generation_latency.json 60 $py benchmarks/generation_latency.py --device cuda --rounds 2
+  part mixed_batch.json 40 $py benchmarks/mixed_batch.py --device cuda
+  part packed_training.json 50 $py benchmarks/packed_training.py --device cuda \
+    --rows 1 4 --shapes "d 1024, 4 layers"
 }
 
-for what in "${@:-check}"; do
+launch() { # five missions side by side on one GPU, through Ray
+  part launch.log "${LAUNCH_S:-120}" $py fleet.py launch --missions A,B,C,D,E \
+    --profile "${PROFILE:-smoke}" --set resources.gpus=1/5 --runs-dir "$out/runs" ${LAUNCH:-}
+  part status.json 20 $py fleet.py status --runs-dir "$out/runs" --json
+}
+
+for what in "$@"; do
   case $what in
-    check) check ;;
+    kernels | blocks | check | launch) "$what" ;;
     time) timings ;;
-    *) echo "unknown part '$what'; known: check, time" >&2; exit 2 ;;
+    *) echo "unknown part '$what'; known: kernels, check, time, blocks, launch" >&2; exit 2 ;;
   esac
 done

@@ -30,7 +30,7 @@ RUNS, RANK = 5, 8
 SHAPES = {
     "d 192, 4 layers": {"hidden_size": 192, "layers": 4, "heads": 4, "mlp_size": 512},
     "d 128, 3 layers": {"hidden_size": 128, "layers": 3, "heads": 4, "mlp_size": 384},
-    "d 1024, 8 layers": GPU_SHAPE,
+    "d 1024, 4 layers": GPU_SHAPE,
 }
 ON_A_CPU = tuple(SHAPES)[:2]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -147,8 +147,8 @@ class Ways:
         for label in KINDS:
             ways[f"{label}, one by one"] = lambda label=label: one_by_one(label)  # type: ignore[misc]
             ways[f"{label}, packed"] = lambda label=label: packed(label)  # type: ignore[misc]
-        rounds = max(5, min(25, 1600 // (rows * tokens))) if self.device == "cpu" else 8
-        taken = interleaved(ways, self.device, rounds, warm=1 if self.device == "cpu" else 2)
+        rounds = max(5, min(25, 1600 // (rows * tokens))) if self.device == "cpu" else 3
+        taken = interleaved(ways, self.device, rounds, warm=1)
         ms = {label: 1000 * statistics.median(times) for label, times in taken.items()}
         return {
             "rows": rows,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import transformers
 
-GPU_SHAPE: dict[str, Any] = {"hidden_size": 1024, "layers": 8, "heads": 16, "mlp_size": 2816}
-"""The base on a GPU: about 100 million weights in 8 layers, random."""
+GPU_SHAPE: dict[str, Any] = {"hidden_size": 1024, "layers": 4, "heads": 16, "mlp_size": 2816}
+"""The base on a GPU: about 50 million weights in 4 layers, random."""
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -88,7 +88,7 @@ def _torch() -> Finding:
         facts[name.partition(":")[0].strip()] = value.strip().strip("'\"")
     cuda = facts.get("cuda", "None")
     build = "CPU build" if cuda in ("None", "") else f"CUDA {cuda}"
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    gpus = provenance.nvidia_gpus()
     if gpus and build == "CPU build":
         return Finding(
             check="torch",

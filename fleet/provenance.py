@@ -90,6 +90,13 @@ def usable_cpus() -> int:
     return count
 
 
+def nvidia_gpus() -> int:
+    """NVIDIA devices, without loading torch: as the driver lists them, or by their device files
+    (a container may have these alone)."""
+    listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return listed or len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def command_line(arguments: Sequence[str]) -> str:
     """The command as a user would type it again."""
     import shlex

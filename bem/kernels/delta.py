@@ -66,8 +66,13 @@ def grouped_delta(x_BTI: Tensor, deltas: Sequence[Delta]) -> list[Tensor]:
     require_triton(x_BTI.device)
     _check(x_BTI, deltas)
     tensors = [t for d in deltas for t in (d.y_BTO, *_factors(d))]
+    scales = [d.scale for d in deltas]
+    recorded = [x_BTI, *(t for t in tensors if t is not None)]
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in recorded)):
+        autocast = torch.is_autocast_enabled(x_BTI.device.type)
+        return list(_programs().launch(x_BTI, scales, tensors, autocast=autocast, most=MOST))
     apply: Callable[..., tuple[Tensor, ...]] = _Grouped.apply  # untyped in torch
-    return list(apply(x_BTI, [d.scale for d in deltas], *tensors))
+    return list(apply(x_BTI, scales, *tensors))
 
 
 def require_triton(device: torch.device) -> None:

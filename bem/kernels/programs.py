@@ -121,7 +121,7 @@ def _add_up(
     tl.store(out + place, (y_MO + scale * delta_MO).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "tokens"])
 def _few(
     x, y0, y1, y2, out0, out1, out2, down0, down1, down2, up0, up1, up2,
     code0, code1, code2, gate0, gate1, gate2, bias0, bias1, bias2,
@@ -129,17 +129,20 @@ def _few(
     M, tokens, inputs, R,
     BM: tl.constexpr, BR: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr,
     coded: tl.constexpr, per_token: tl.constexpr, gated: tl.constexpr, compute: tl.constexpr,
+    linears: tl.constexpr,
 ):  # fmt: skip
     """Shrink, code and expand in one; grid: blocks of tokens, blocks of outputs of all linears."""
     block = tl.program_id(1)
     y, out, down, up, code, gate, bias = y0, out0, down0, up0, code0, gate0, bias0
     outputs, scale, first = outputs0, scale0, 0
-    if block >= blocks0 + blocks1:
-        y, out, down, up, code, gate, bias = y2, out2, down2, up2, code2, gate2, bias2
-        outputs, scale, first = outputs2, scale2, blocks0 + blocks1
-    elif block >= blocks0:
-        y, out, down, up, code, gate, bias = y1, out1, down1, up1, code1, gate1, bias1
-        outputs, scale, first = outputs1, scale1, blocks0
+    if linears > 1:
+        if block >= blocks0:
+            y, out, down, up, code, gate, bias = y1, out1, down1, up1, code1, gate1, bias1
+            outputs, scale, first = outputs1, scale1, blocks0
+    if linears > 2:
+        if block >= blocks0 + blocks1:
+            y, out, down, up, code, gate, bias = y2, out2, down2, up2, code2, gate2, bias2
+            outputs, scale, first = outputs2, scale2, blocks0 + blocks1
     m_M = tl.program_id(0) * BM + tl.arange(0, BM)
     m_in = m_M < M
     w_MR = _weighed(
@@ -150,20 +153,23 @@ def _few(
     _add_up(w_MR, y, up, out, m_M, m_in, o_O, outputs, R, scale, BR, compute)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "tokens"])
 def _shrink(
     x, w, down0, down1, down2, code0, code1, code2, gate0, gate1, gate2, bias0, bias1, bias2,
     M, tokens, inputs, R,
     BM: tl.constexpr, BR: tl.constexpr, BI: tl.constexpr,
     coded: tl.constexpr, per_token: tl.constexpr, gated: tl.constexpr, compute: tl.constexpr,
+    linears: tl.constexpr,
 ):  # fmt: skip
     """w of every linear, (linears, M, R) float32; grid: blocks of tokens, linears."""
     linear = tl.program_id(1)
     down, code, gate, bias = down0, code0, gate0, bias0
-    if linear == 1:
-        down, code, gate, bias = down1, code1, gate1, bias1
-    if linear == 2:
-        down, code, gate, bias = down2, code2, gate2, bias2
+    if linears > 1:
+        if linear == 1:
+            down, code, gate, bias = down1, code1, gate1, bias1
+    if linears > 2:
+        if linear == 2:
+            down, code, gate, bias = down2, code2, gate2, bias2
     m_M = tl.program_id(0) * BM + tl.arange(0, BM)
     m_in = m_M < M
     w_MR = _weighed(
@@ -175,27 +181,23 @@ def _shrink(
     tl.store(w + place, w_MR, mask=m_in[:, None] & (r_R < R)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _expand(
     w, y0, y1, y2, out0, out1, out2, up0, up1, up2,
     scale0, scale1, scale2, outputs0, outputs1, outputs2, blocks0, blocks1, M, R,
     BM: tl.constexpr, BR: tl.constexpr, BO: tl.constexpr, compute: tl.constexpr,
+    linears: tl.constexpr,
 ):  # fmt: skip
     """out = y + scale * up w; grid: blocks of tokens, blocks of outputs of all linears."""
     block = tl.program_id(1)
     y, out, up, outputs, scale, first, linear = y0, out0, up0, outputs0, scale0, 0, 0
-    if block >= blocks0 + blocks1:
-        y, out, up, outputs, scale, first, linear = (
-            y2,
-            out2,
-            up2,
-            outputs2,
-            scale2,
-            blocks0 + blocks1,
-            2,
-        )
-    elif block >= blocks0:
-        y, out, up, outputs, scale, first, linear = y1, out1, up1, outputs1, scale1, blocks0, 1
+    if linears > 1:
+        if block >= blocks0:
+            y, out, up, outputs, scale, first, linear = y1, out1, up1, outputs1, scale1, blocks0, 1
+    if linears > 2:
+        if block >= blocks0 + blocks1:
+            y, out, up, outputs, scale, linear = y2, out2, up2, outputs2, scale2, 2
+            first = blocks0 + blocks1
     m_M = tl.program_id(0) * BM + tl.arange(0, BM)
     m_in = m_M < M
     r_R = tl.arange(0, BR)
@@ -242,19 +244,20 @@ def launch(
         "gated": gates[0] is not None,
     }
     same: dict[str, Any] = {
+        "linears": count,
         "compute": _TYPES[kind],
         "BR": max(16, triton.next_power_of_2(rank)),
     }
 
     def three(values: Sequence[Any]) -> list[Any]:
-        """Places that a group of fewer does not use repeat its first, and no program asks."""
-        filled = [x_BTI if value is None else value for value in values]
-        return [*filled, *[filled[0]] * (most - count)]
+        """Places that a group of fewer does not use stay empty: `linears` says so at compile
+        time, and what is None costs nothing at a launch."""
+        return [*values, *[None] * (most - count)]
 
     def grid(blocks: Blocks) -> tuple[tuple[int, int], list[Any]]:
         """Blocks of tokens, blocks of outputs of all linears; and where those of each end."""
         parts = [triton.cdiv(o, blocks.BO) for o in outputs]
-        ends = [parts[0], parts[1] if count > 1 else 0]
+        ends = [parts[0] if count > 1 else None, parts[1] if count > 2 else None]
         return (triton.cdiv(total, blocks.BM), sum(parts)), [*three(scales), *three(outputs), *ends]
 
     inner = [*three(downs), *three(codes), *three(gates), *three(biases)]

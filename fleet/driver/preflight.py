@@ -14,7 +14,7 @@ import psutil
 from fleet.errors import NotFoundError, StorageError, UnfitEnvironmentError
 from fleet.plan import CampaignPlan
 from fleet.policies import Node, preflight
-from fleet.provenance import usable_cpus
+from fleet.provenance import nvidia_gpus, usable_cpus
 from fleet.settings import MIN_FREE_MIB
 from missions.spec import MissionSpec
 
@@ -22,7 +22,7 @@ from missions.spec import MissionSpec
 def this_machine(cpus: int) -> Node:
     """This machine as Ray will see it (Ray keeps about a third of the memory for objects)."""
     memory = psutil.virtual_memory().available / 2**20
-    return Node(name="this machine", cpus=cpus, gpus=_gpus(), memory_mib=0.7 * memory)
+    return Node(name="this machine", cpus=cpus, gpus=float(nvidia_gpus()), memory_mib=0.7 * memory)
 
 
 def check_resources(plan: CampaignPlan, node: Node) -> None:
@@ -149,11 +149,6 @@ def _measured(base: str, floors: Mapping[str, Mapping[str, float]]) -> dict[str,
             results = check_floor(model, strictest, needed_by=f"mission {mission}")
             found |= {result.skill: result.exact_match for result in results}
     return found
-
-
-def _gpus() -> float:
-    """CUDA devices as the driver lists them, without loading torch."""
-    return float(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
 
 
 def default_cpus(asked: int) -> int:

@@ -237,13 +237,17 @@ class TestOnAGpu:
     pytestmark = on_a_gpu
 
     @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("rank", [8, 16, 40])
     @pytest.mark.parametrize(
-        ("dtype", "bound"),
-        [(torch.bfloat16, 6e-3), (torch.float16, 2e-3), (torch.float32, 2e-6)],
+        ("dtype", "rank", "bound"),
+        [
+            (torch.bfloat16, 8, 6e-3),
+            (torch.bfloat16, 40, 6e-3),
+            (torch.float16, 8, 2e-3),
+            (torch.float32, 8, 2e-6),
+        ],
         ids=str,
     )
-    def test_forward(self, form: str, rank: int, dtype: torch.dtype, bound: float) -> None:
+    def test_forward(self, form: str, dtype: torch.dtype, rank: int, bound: float) -> None:
         """y is small here, so that the delta is what is measured."""
         draw = torch.Generator().manual_seed(5)
         for rows, tokens, inputs in SHAPES:
