@@ -20,7 +20,7 @@ FIXED_FIELDS = frozenset({"id", "pack"})
 SWEPT_FIELDS = DATA_FIELDS | {"arms", "sweep"}
 """Fields that decide what a sweep finds, where a mission has one."""
 DECIDING_FIELDS = frozenset(
-    {"clusters", "futility", "gates", "looks", "parity", "sweep", "withhold_verdict"}
+    {"clusters", "futility", "gates", "looks", "parity", "seeds", "sweep", "withhold_verdict"}
 )
 """Fields that decide what the verdict makes of test scores: not to be chosen by the scores."""
 _MISSING = object()

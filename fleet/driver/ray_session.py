@@ -53,6 +53,11 @@ _LOCAL_ENVIRONMENT = {
 _START_ERRORS = (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError)
 
 
+def _is_start_error(error: Exception) -> bool:
+    """Whether Ray means that it did not start; it raises a bare Exception for a late raylet."""
+    return isinstance(error, _START_ERRORS) or type(error) is Exception
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaySession:
     """A running Ray as the coordinator uses it."""
@@ -108,7 +113,9 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
             context = ray.init(
                 address=settings.address, job_config=_job_config(settings, ship=True), **shared
             )
-    except _START_ERRORS as error:
+    except Exception as error:
+        if not _is_start_error(error):
+            raise
         where = "on this machine" if settings.address is None else f"at {settings.address}"
         raise UnfitEnvironmentError(
             f"Ray did not start {where}: {first_line(error)}",
@@ -168,10 +175,10 @@ def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[P
                     job_config=_job_config(settings, ship=False),
                     **shared,
                 )
-        except _START_ERRORS as error:
+        except Exception as error:
             ray.shutdown()
             _keep_logs(folder, settings.paths.logs / "ray")
-            if last:
+            if last or not _is_start_error(error):
                 raise
             sys.stderr.write(f"Ray did not start ({first_line(error)}); trying once more\n")
         else:

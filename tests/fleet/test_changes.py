@@ -45,7 +45,8 @@ def test_the_difference_names_path_and_values() -> None:
     ("changes", "reads", "text"),
     [
         ({"title": "x"}, {"plain": 3}, None),
-        ({"seeds": [0, 1, 2, 3]}, {"plain": 3}, None),
+        ({"seeds": [0, 1, 2, 3]}, {"plain": 0}, None),
+        ({"seeds": [0, 1, 2, 3]}, {"plain": 3}, "seeds differs, and test scores were read 3 times"),
         ({"seeds": [0, 1]}, {}, r"seeds \[2\] are removed"),
         ({"pack": "run"}, {}, "pack lays out its runs"),
         ({"params": {"pack_s": 1.0}}, {}, None),
