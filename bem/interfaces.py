@@ -77,12 +77,15 @@ class AdapterState:
     __slots__ = (
         "auxiliary",
         "causal_codes",
+        "causal_source",
         "code_map",
         "codes",
         "fused",
+        "kept_coarse",
         "recomputed",
         "signals",
         "site_codes",
+        "spread_of",
         "strength",
         "strength_rows",
         "token_mask_BT",
@@ -95,6 +98,8 @@ class AdapterState:
         """(B, 1, 1) or (B, T, 1), beside `strength`."""
         self.codes: Sequence[Tensor] = ()
         """Sequence codes, one (B, 1, R) tensor a site."""
+        self.spread_of: Tensor | None = None
+        """The tensor that `codes` are views of, where a decode step may take them over."""
         self.code_map: Callable[[Tensor], Tensor] | None = None
         self.trace: list[Tensor] | None = None
         self.auxiliary: list[Tensor] | None = None
@@ -105,6 +110,9 @@ class AdapterState:
         """True at the real tokens of this forward, (B, T); None: there is no padding."""
         self.causal_codes: Sequence[Tensor] = ()
         """Causal codes, one (B, T, R) tensor a site, of adapters that stream."""
+        self.causal_source: Tensor | None = None
+        """See `CausalCodes.source`."""
+        self.kept_coarse: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
         self.site_codes: dict[int, Tensor] | None = None
         """The code at each site, where the routing context asks for a record."""
         self.fused = False
@@ -116,6 +124,18 @@ class AdapterState:
         """Whether this forward may run in kernels: they know one strength, and record nothing."""
         recorded = self.trace is not None or self.site_codes is not None
         return self.fused and not recorded and self.strength_rows is None and not self.code_map
+
+    def coarse(self, index: int) -> Tensor:
+        """Sequence code times causal code at a site. Over decode steps that change neither, the
+        products stay: a code of 16 tokens' chunks changes at every sixteenth."""
+        sequence, source = self.spread_of, self.causal_source
+        if sequence is None or source is None or torch.compiler.is_compiling():
+            return self.codes[index] * self.causal_codes[index]
+        kept = self.kept_coarse
+        if kept is None or kept[0] is not sequence or kept[1] is not source:
+            products = [a * b for a, b in zip(self.codes, self.causal_codes, strict=True)]
+            kept = self.kept_coarse = (sequence, source, tuple(products))
+        return kept[2][index]
 
     def snapshot(self) -> tuple[Any, ...]:
         """Everything, for `restore` when gradient checkpointing runs a layer again."""
@@ -141,6 +161,7 @@ class AdapterState:
             self.causal_codes,
             asked,
         ) = snapshot
+        self.spread_of = self.causal_source = None
         self.recomputed = True
         self.trace = None
         self.auxiliary = [] if asked else None
@@ -158,6 +179,9 @@ class CausalCodes:
     """Which of the K is in force at each position."""
     state: Mapping[str, Tensor]
     """What the next forward needs, rows first."""
+    source: Tensor | None = None
+    """At a decode step: the tensor that holds these codes and no others. While a later step names
+    the same one, what was made of its codes may stay."""
 
 
 class AdapterLayer(nn.Module, ABC):

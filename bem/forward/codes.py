@@ -69,7 +69,7 @@ def set_codes(
         state.trace.append(codes_BSR.detach())
     if known:
         context.cache[name] = codes_BSR
-    state.codes = adapter.spread(codes_BSR)
+    state.codes, state.spread_of = adapter.spread(codes_BSR), codes_BSR
     if state.site_codes is not None:
         state.site_codes.update(enumerate(code.detach() for code in state.codes))
 
@@ -78,7 +78,9 @@ def _start_codes(
     name: str, adapter: Adapter, context: RoutingContext, *, decoding: bool, known: bool
 ) -> None:
     state = adapter.state
-    state.codes = ()
+    if decoding and _stay(name, adapter, context):
+        return
+    state.codes, state.spread_of = (), None
     if name in context.codes:
         set_codes(name, adapter, context, context.codes[name], known=known)
     elif decoding:
@@ -87,7 +89,16 @@ def _start_codes(
                 f"Adapter '{name}' decodes without its code: use the RoutingContext of the prefill."
             )
         state.codes = adapter.spread(context.cache[name])
+        state.spread_of = context.cache[name]
     elif context.prefix_mask_BT is None:
         raise RoutingError(
             f"Adapter '{name}' reads the prompt: give RoutingContext(prefix_mask_BT=...)."
         )
+
+
+def _stay(name: str, adapter: Adapter, context: RoutingContext) -> bool:
+    """Whether the codes are those that the last step of this very context left. Never while a
+    graph is traced, which would hold for these tensors only."""
+    state = adapter.state
+    found = None if name in context.codes else context.cache.get(name)
+    return found is not None and state.spread_of is found and not torch.compiler.is_compiling()

@@ -27,7 +27,8 @@ class CodesBySite(Sequence[Tensor]):
         self._codes_BKSR = codes.codes_BKSR
         self._chunk_BT1 = codes.chunk_BT.unsqueeze(-1)
         self._gathered: tuple[Tensor, ...] | None = None
-        if codes.chunk_BT.shape[1] == 1:
+        self._one_code = codes.codes_BKSR.shape[1] == codes.chunk_BT.shape[1] == 1
+        if codes.chunk_BT.shape[1] == 1 and not self._one_code:
             sites, rank = self._codes_BKSR.shape[2:]
             index_B1SR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
             self._gathered = self._codes_BKSR.gather(1, index_B1SR).unbind(2)
@@ -42,6 +43,8 @@ class CodesBySite(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if self._one_code:
+            return self._codes_BKSR[:, :, index]
         if self._gathered is not None:
             return self._gathered[index]
         code_BKR = self._codes_BKSR[:, :, index]
@@ -66,7 +69,7 @@ def start_stream(
         raise RoutingError(
             f"Adapter '{name}' counts real tokens: give attention_mask as (B, T) or None."
         )
-    adapter.state.causal_codes = ()
+    adapter.state.causal_codes, adapter.state.causal_source = (), None
     if not adapter.reads_prompt and name not in context.codes:
         adapter.state.codes = ()
     past = kwargs.get("past_key_values")
@@ -117,5 +120,6 @@ def advance_stream(name: str, adapter: Adapter, context: RoutingContext, h_BTD: 
     if state.trace is not None:
         state.trace.append(made.codes_BKSR.detach())
     state.causal_codes = CodesBySite(made)
+    state.causal_source = made.source
     if state.site_codes is not None:
         state.site_codes.update(enumerate(code.detach() for code in state.causal_codes))

@@ -189,7 +189,8 @@ class StackedRows:
         for name, adapter, part in zip(self._names, self._adapters, self._parts, strict=True):
             codes_MSR = part.of(codes_BSR)
             part.context.cache[name] = codes_MSR
-            adapter.state.codes = (codes_MSR,)  # not by site: layers of a stack read its weights
+            # Not by site, and not to be taken over: layers of a stack read its weights.
+            adapter.state.codes, adapter.state.spread_of = (codes_MSR,), None
 
     def weigh(self) -> None:
         """Put scales, strengths and codes into the products, once codes are there."""

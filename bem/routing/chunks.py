@@ -55,6 +55,8 @@ class ChunkController(nn.Module):
         `past` is the state that the last call returned: "sum" (B, D) and "count" (B,) of the open
         chunk, "code" (B, N). None at the first positions.
         """
+        if past is not None and h_BTD.shape[1] == 1 and not torch.is_grad_enabled():
+            return self._one_token(h_BTD, valid_BT, past)
         size, dtype = self.chunk_size, self.trunk_HD.dtype
         rows, length, features = h_BTD.shape
         with torch.autocast(h_BTD.device.type, enabled=False):
@@ -79,6 +81,27 @@ class ChunkController(nn.Module):
                 "code": _at(codes_BKN, open_B11),
             }
         return codes_BKN, chunk_BT, state
+
+    def _one_token(
+        self, h_B1D: Tensor, valid_B1: Tensor, past: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The same for a decode step: the open chunk's code is in force, and stays the very same
+        tensor until a chunk closes, so that what was made of it can stay too."""
+        size, dtype, code_BN = self.chunk_size, self.trunk_HD.dtype, past["code"]
+        with torch.autocast(h_B1D.device.type, enabled=False):
+            f_BD = nn.functional.layer_norm(h_B1D[:, 0].to(dtype), h_B1D.shape[-1:])
+            sum_BD = torch.addcmul(past["sum"], f_BD, valid_B1.to(dtype))
+            count_B = past["count"] + valid_B1[:, 0]
+            state = {"sum": sum_BD, "count": count_B, "code": code_BN}
+            looks = code_BN.device.type == "cpu" and not torch.compiler.is_compiling()
+            if not looks or int(count_B.max()) == size:
+                closes_B1 = (count_B == size)[:, None]
+                read_BKN = self._read(sum_BD[:, None] / size)
+                next_BN = self._averaged(code_BN, read_BKN)[:, 1]
+                state["code"] = torch.where(closes_B1, next_BN, code_BN)
+                state["sum"] = sum_BD.masked_fill(closes_B1, 0.0)
+                state["count"] = count_B % size
+        return code_BN[:, None], torch.zeros_like(valid_B1, dtype=torch.long), state
 
     def _read(self, mean_BKD: Tensor) -> Tensor:
         f_BKD = nn.functional.layer_norm(mean_BKD, mean_BKD.shape[-1:])

@@ -111,8 +111,7 @@ class TokenCodeLayer(AdapterLayer):
         if state.trace is not None:
             state.trace.append(2 * c_BTR.detach())
         if self.in_hierarchy:
-            coarse_BTR = state.codes[self.index] * state.causal_codes[self.index]
-            c_BTR = c_BTR * coarse_BTR.to(c_BTR.dtype)
+            c_BTR = c_BTR * state.coarse(self.index).to(c_BTR.dtype)
         if state.site_codes is not None:
             state.site_codes[self.index] = 2 * c_BTR.detach()
         if self.trust_radius is not None:
@@ -129,7 +128,7 @@ class TokenCodeLayer(AdapterLayer):
         state = self.state
         coarse_BTR = None
         if self.in_hierarchy:
-            coarse_BTR = state.codes[self.index] * state.causal_codes[self.index]
+            coarse_BTR = state.coarse(self.index)
         return Delta(
             y_BTO=y_BTO,
             down_RI=self.down_RI,
@@ -296,7 +295,13 @@ class GeneratedAdapter(Adapter):
     ) -> CausalCodes:
         codes_BKN, chunk_BT, state = self.chunk_controller(h_BTD, valid_BT, past)
         codes_BKSR = codes_BKN.unflatten(2, (len(self.sites), self.config.rank))
-        return CausalCodes(codes_BKSR=codes_BKSR, chunk_BT=chunk_BT, state=state)
+        decoding = past is not None and h_BTD.shape[1] == 1 and not torch.is_grad_enabled()
+        return CausalCodes(
+            codes_BKSR=codes_BKSR,
+            chunk_BT=chunk_BT,
+            state=state,
+            source=past["code"] if past is not None and decoding else None,
+        )
 
     def coded_factors(self, index: int, code_R: Tensor) -> Factors:
         layer = self.layers[index]
