@@ -188,3 +188,67 @@ def test_given_codes_replace_chunk_codes_and_a_record_names_sites(llama: BaseMod
     assert torch.equal(host(ids_BT, routing=RoutingContext()).logits, own)
     assert sorted(context.site_codes["chunked"]) == list(range(len(adapter.sites)))
     assert context.site_codes["chunked"][0].shape == (2, 6, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+def test_a_step_of_one_token_is_a_step_of_many(decay: float) -> None:
+    """Code and state of one token, valid or not, are those that the general way gives; the code is
+    the very same tensor until a row's chunk closes."""
+    controller = ChunkController(
+        hidden_size=4,
+        width=3,
+        code_size=2,
+        chunk_size=3,
+        decay=decay,
+        head_spread=6.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    h_BTD = torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(1))
+    valid_BT = torch.rand(2, 12, generator=torch.Generator().manual_seed(2)) < 0.7
+    _, _, past = controller(h_BTD[:, :2], valid_BT[:, :2], None)
+    same = 0
+    for t in range(2, 12):
+        h_B1D, valid_B1 = h_BTD[:, t : t + 1], valid_BT[:, t : t + 1]
+        with torch.enable_grad():
+            slow, slow_chunk_B1, slow_state = controller(h_B1D, valid_B1, past)
+        fast, fast_chunk_B1, fast_state = controller(h_B1D, valid_B1, past)
+        rows = torch.arange(2)
+        torch.testing.assert_close(
+            fast[rows, fast_chunk_B1[:, 0]], slow[rows, slow_chunk_B1[:, 0]].detach()
+        )
+        for key, tensor in slow_state.items():
+            torch.testing.assert_close(fast_state[key], tensor)
+        closes = bool((past["count"] + valid_B1[:, 0] == 3).any())
+        assert (fast_state["code"] is past["code"]) is not closes
+        same += not closes
+        past = fast_state
+    assert 0 < same < 10
+
+
+@torch.no_grad()
+def test_two_conversations_in_turn_do_not_share_what_stays(llama: BaseModel) -> None:
+    """Codes and products that stay over decode steps belong to one context."""
+    host = AdapterHost(llama)
+    chunked(host, code="hierarchy", chunk_decay=0.5)
+    ids_BT = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
+
+    def begin(row: int) -> tuple[RoutingContext, DynamicCache]:
+        context = RoutingContext(prefix_mask_BT=torch.ones(1, 4, dtype=torch.bool))
+        cache = DynamicCache(config=host.model.config)
+        host(ids_BT[row : row + 1, :4], routing=context, past_key_values=cache)
+        return context, cache
+
+    def step(row: int, at: int, context: RoutingContext, cache: DynamicCache) -> Tensor:
+        token_11 = ids_BT[row : row + 1, at : at + 1]
+        made: Tensor = host(token_11, routing=context, past_key_values=cache).logits
+        return made
+
+    alone = []
+    for row in range(2):
+        conversation = begin(row)
+        alone.append([step(row, at, *conversation) for at in range(4, 12)])
+    both = [begin(0), begin(1)]
+    for at in range(4, 12):
+        for row in range(2):
+            assert torch.equal(step(row, at, *both[row]), alone[row][at - 4])
