@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 
 from launched import (  # noqa: E402
     Launched,
+    done_twice,
     launch_or_resume,
     launch_registering,
     left_behind,
@@ -35,6 +35,7 @@ from launched import (  # noqa: E402
 
 from fleet.ledger.database import is_begun  # noqa: E402
 from fleet.ledger.reader import LedgerReader  # noqa: E402
+from fleet.provenance import recorded  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "driver_kills.json"
@@ -53,7 +54,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="bf-kills-") as folder:
         document = measure(Path(folder), rng, arguments.points, arguments.kills_a_run)
-    document["seeds"] = [arguments.seed]
+    document = recorded() | document | {"seeds": [arguments.seed]}
     if arguments.append and RESULT.is_file():
         document = together(json.loads(RESULT.read_text(encoding="utf-8")), document)
     RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -62,14 +63,17 @@ def main() -> None:
 
 def together(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Two recordings as one; the calm launches of both must agree."""
-    if before["verdict_digest"] != now["verdict_digest"]:
-        raise SystemExit("the calm launches of the two recordings differ")
+    for fact in ("verdict_digest", "registered"):
+        if before.get(fact) != now[fact]:
+            raise SystemExit(f"the calm launches of the two recordings differ: {fact}")
     sums = ("num_points", "num_runs", "num_equal", "lost", "twice", "processes_left")
     last = before["points"][-1]["run"]
     points = [{**point, "run": point["run"] + last} for point in now["points"]]
     phases = {*before["by_phase"], *now["by_phase"]}
     return {
         **now,
+        "commit": ", ".join(dict.fromkeys([*before["commit"].split(", "), now["commit"]])),
+        "dirty": before["dirty"] or now["dirty"],
         **{name: before[name] + now[name] for name in sums},
         "seeds": [*before["seeds"], *now["seeds"]],
         "by_phase": {
@@ -116,7 +120,7 @@ def measure(folder: Path, rng: np.random.Generator, points: int, per_run: int) -
         equal += ours == calm
         keys = [row[1] for row in ours.results]
         lost += len({row[1] for row in calm.results} - set(keys))
-        twice += len(keys) - len(set(keys)) + done_twice(paths)
+        twice += done_twice(paths)
         left += len(left_behind(sessions(paths)))
         sys.stderr.write(f"run {runs}: {len(found)} points, equal {ours == calm}\n")
     return {
@@ -202,14 +206,6 @@ def count(paths: RunPaths) -> int:
         return 0
     with LedgerReader(paths.ledger) as reader:
         return len(reader.results())
-
-
-def done_twice(paths: RunPaths) -> int:
-    """Runs that reached DONE more than once."""
-    cx = sqlite3.connect(paths.ledger)
-    rows = cx.execute("SELECT count(*) FROM moves WHERE after = 'DONE' GROUP BY run").fetchall()
-    cx.close()
-    return sum(number - 1 for (number,) in rows)
 
 
 if __name__ == "__main__":

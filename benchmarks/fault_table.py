@@ -9,10 +9,7 @@ recordings of their own (`driver_kills.py`, `soak.py`), read from `results/`.
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fleet.provenance import recorded  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
+MIN_POINTS = 20
+"""Kills of drivers below which the row says that nothing was recorded."""
 PAGE = ROOT / "docs" / "faults.md"
 
 
@@ -151,6 +154,7 @@ ROWS = (
 
 def main() -> None:
     tests = sorted({test for row in ROWS for test in row.tests})
+    head = recorded()
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         code = subprocess.run(
@@ -160,9 +164,10 @@ def main() -> None:
         ).returncode
         outcomes, figures = read(junit)
     figures |= recordings()
-    PAGE.write_text(page(outcomes, figures), encoding="utf-8")
+    PAGE.write_text(page(outcomes, figures, head), encoding="utf-8")
     (RESULTS / "faults.json").write_text(
-        json.dumps({"outcomes": outcomes, "figures": figures}, indent=1) + "\n", encoding="utf-8"
+        json.dumps(head | {"outcomes": outcomes, "figures": figures}, indent=1) + "\n",
+        encoding="utf-8",
     )
     sys.exit(code)
 
@@ -183,43 +188,45 @@ def read(junit: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
 
 
 def recordings() -> dict[str, str]:
-    """What the long recordings say, or that there is none."""
-    kills, soak = RESULTS / "driver_kills.json", RESULTS / "soak.json"
+    """What the long recordings say and of which commit, or that there is none."""
     found = {"driver_kills": "not recorded", "soak": "not recorded"}
-    if kills.is_file():
-        d = json.loads(kills.read_text(encoding="utf-8"))
+    kills = _record("driver_kills.json")
+    if kills.get("num_points", 0) >= MIN_POINTS and "registered" in kills:
         found["driver_kills"] = (
-            f"{d['num_points']} points in {d['num_runs']} runs: {d['num_equal']} equal to the calm "
-            f"one, {d['lost']} lost, {d['twice']} twice, {d['processes_left']} processes left"
+            f"{kills['num_points']} points in {kills['num_runs']} runs: {kills['num_equal']} equal "
+            f"to the calm one, {kills['lost']} lost, {kills['twice']} twice, "
+            f"{kills['processes_left']} processes left ({_source(kills)})"
         )
-    if soak.is_file():
-        d = json.loads(soak.read_text(encoding="utf-8"))
-        each = ", ".join(f"{name} {count}" for name, count in sorted(d["by_process"].items()))
+    if soak := _record("soak.json"):
+        each = ", ".join(f"{name} {count}" for name, count in sorted(soak["by_process"].items()))
         found["soak"] = (
-            f"{d['minutes']:g} min, {d['num_kills']} kills ({each}) in {d['num_campaigns']} "
-            f"campaigns: {d['num_equal']} equal to the calm one, {d['lost']} lost, "
-            f"{d['twice']} twice"
+            f"{soak['minutes']:g} min, {soak['num_kills']} kills ({each}) in "
+            f"{soak['num_campaigns']} campaigns: {soak['num_equal']} equal to the calm one, "
+            f"{soak['lost']} lost, {soak['twice']} twice ({_source(soak)})"
         )
     return found
 
 
-def page(outcomes: dict[str, list[str]], figures: dict[str, Any]) -> str:
+def _record(name: str) -> dict[str, Any]:
+    path = RESULTS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _source(record: dict[str, Any]) -> str:
+    """When and with which code."""
+    return f"{record['date']}, commit {record['commit']}{', changed' if record['dirty'] else ''}"
+
+
+def page(outcomes: dict[str, list[str]], figures: dict[str, Any], head: dict[str, Any]) -> str:
     """The page, whole."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     lines = [
         "# Faults",
         "",
         "Written by `python benchmarks/fault_table.py`, which injects each for real; what to do",
         "when one meets you stands in [troubleshooting.md](troubleshooting.md).",
         "",
-        f"Recorded {datetime.date.today()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, commit {commit}.",
+        f"Tests: {_source(head)}, {head['hardware']['cpus']} cores, load {head['load_at_start']}.",
+        "Recordings (`driver_kills.py`, `soak.py`) name theirs.",
         "",
         "| fault | must | seen | measured |",
         "|---|---|---|---|",

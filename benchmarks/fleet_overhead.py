@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 from launched import Launched  # noqa: E402
 
 from fleet.ledger.reader import LedgerReader  # noqa: E402
+from fleet.provenance import recorded  # noqa: E402
 from fleet.reporting.report import WORK_STAGES  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 
@@ -62,7 +63,7 @@ def many_short_runs(folder: Path) -> dict[str, Any]:
         work_s = sum(t.wall_s for t in reader.timings() if t.stage in WORK)
         prepare_s = sum(t.wall_s for t in reader.timings() if t.stage in ("prepare", "base"))
     span_s = moves[1] - moves[0]
-    return {
+    return recorded() | {
         "runs": runs,
         "wall_s": round(wall_s, 1),
         "first_lease_to_last_result_s": round(span_s, 1),

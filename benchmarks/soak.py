@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fleet")]
 from launched import (  # noqa: E402
     Launched,
     Outcome,
+    done_twice,
     launch_or_resume,
     launch_registering,
     left_behind,
@@ -37,6 +38,7 @@ from launched import (  # noqa: E402
     sessions,
 )
 
+from fleet.provenance import recorded  # noqa: E402
 from fleet.settings import RunPaths  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "soak.json"
@@ -64,7 +66,6 @@ class Soak:
     lost: int = 0
     twice: int = 0
     processes_left: int = 0
-    exit_codes: collections.Counter[int] = field(default_factory=collections.Counter)
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
         until = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < until:
             campaign(Path(folder), calm, found, rng, until, arguments.every)
-    document = {
+    document = recorded() | {
         "minutes": arguments.minutes,
         "every_s": arguments.every,
         "seed": arguments.seed,
@@ -132,7 +133,7 @@ def campaign(
     found.campaigns += 1
     found.equal += ours == calm
     found.lost += len({row[1] for row in calm.results} - set(keys))
-    found.twice += len(keys) - len(set(keys))
+    found.twice += done_twice(paths)
     found.processes_left += len(left_behind(sessions(paths)))
     sys.stderr.write(f"{paths.run_id}: {len(found.kills)} kills, equal {ours == calm}\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import platform
@@ -75,6 +76,19 @@ def hardware() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": usable_cpus(),
         "memory_mib": memory.total >> 20,
+    }
+
+
+def recorded() -> dict[str, Any]:
+    """Head of a benchmark's record: when, on what, with which code."""
+    revision, dirty = commit()
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": revision[:12],
+        "dirty": dirty,
+        "load_at_start": load,
+        "hardware": hardware(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -164,6 +165,14 @@ def sessions(paths: RunPaths) -> list[str]:
     """The tokens of the drivers that worked on a run."""
     with LedgerReader(paths.ledger) as reader:
         return [row.session for row in reader.sessions()]
+
+
+def done_twice(paths: RunPaths) -> int:
+    """Runs that reached DONE more than once: work that was done again."""
+    cx = sqlite3.connect(paths.ledger)
+    rows = cx.execute("SELECT count(*) FROM moves WHERE after = 'DONE' GROUP BY run").fetchall()
+    cx.close()
+    return sum(number - 1 for (number,) in rows)
 
 
 def left_behind(sessions: list[str]) -> list[str]:
