@@ -55,7 +55,7 @@ class AgreementError(BemError, AssertionError):
     """Two ways to the same figure disagree."""
 
 
-def first_line(error: BaseException) -> str:
+def first_line(said: BaseException | str) -> str:
     """The first line of what an error says; its type's name where it says nothing."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    silent = "no message" if isinstance(said, str) else type(said).__name__
+    return (str(said).strip().splitlines() or [silent])[0]

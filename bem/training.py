@@ -20,7 +20,7 @@ from torch import Tensor
 from bem.distributed import Share
 from bem.errors import CheckpointError, InvalidInputError, NonFiniteLossError, TrainingStopped
 from bem.state_tree import Stateful
-from bem.training_checkpoint import Snapshot, StageCheckpoints
+from bem.training_checkpoint import Snapshot, StageCheckpoints, require_finite_state
 
 _CALLS = ("auxiliary_loss", "after_step", "carried")
 """Keys of a group that are the loop's, not the optimiser's."""
@@ -293,9 +293,19 @@ class Progress:
         return found.step
 
     def keep(self, checkpoints: StageCheckpoints | None, step: int) -> None:
-        """Writes a checkpoint before this step, where it is time for one."""
-        if checkpoints is not None and self._writes and checkpoints.due():
+        """Writes a checkpoint before this step, where it is time for one.
+
+        Only who writes knows the time. In a group that is the leader, who would leave the others
+        in a sum if it raised here: what is not finite is not written, and told by the loss of this
+        step or at the end, where all look.
+        """
+        if checkpoints is None or not self._writes or not checkpoints.due():
+            return
+        try:
             self._save(checkpoints, step, finished=False)
+        except (NonFiniteLossError, CheckpointError):
+            if self._share is None:
+                raise
 
     def stop(self, checkpoints: StageCheckpoints | None, step: int) -> None:
         """Writes a checkpoint at once and leaves the loop, where there is a place to write."""
@@ -312,9 +322,7 @@ class Progress:
 
     def _save(self, checkpoints: StageCheckpoints, step: int, *, finished: bool) -> None:
         for run in self._runs.values():
-            run.require_finite(step)  # in every process alike: all leave, or none
-        if not self._writes:
-            return
+            run.require_finite(step)
         state: dict[str, Any] = {
             "runs": {},
             "carried": {name: value.state_dict() for name, value in self._carried.items()},
@@ -326,7 +334,10 @@ class Progress:
         for name, run in self._runs.items():
             losses = torch.tensor(self.losses[name], dtype=torch.float64)
             state["runs"][name] = {**run.state(), "losses": losses}
-        checkpoints.save(step, state, finished=finished)
+        if self._writes:
+            checkpoints.save(step, state, finished=finished)
+        else:  # at a stop or the end: all of the group leave with the leader, or none
+            require_finite_state(step, state)
 
     def _check(self, found: Snapshot, steps: int) -> None:
         """Before anything is changed. The key has tied the checkpoint to this training already:

@@ -147,8 +147,7 @@ class StageCheckpoints:
         if self._last_step == (step, finished):
             return
         wall, cpu = time.monotonic(), time.process_time()
-        tensors, plain = split(dict(state))
-        _require_finite(tensors, f"step {step}")
+        tensors, plain = require_finite_state(step, state)
         head = {"key": self._key, "step": step, "finished": finished}
         content = {
             TENSORS: save_tensors(tensors),
@@ -245,6 +244,17 @@ class StageCheckpoints:
         sync_folder(self._quarantine)
         sync_folder(self._folder)
         self._alarm(f"checkpoint {path} put aside to {target}: {reason}")
+
+
+def require_finite_state(step: int, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
+    """A state as (tensors, the rest as JSON holds it).
+
+    Raises:
+        CheckpointError: a tensor is not finite.
+    """
+    tensors, plain = split(dict(state))
+    _require_finite(tensors, f"step {step}")
+    return tensors, plain
 
 
 def _described(data: bytes) -> _File:

@@ -25,6 +25,7 @@ from kernel_speed import RANK, captured, copy_bandwidth, group, microseconds, pr
 from timing import machine
 from torch import Tensor
 
+from bem.errors import first_line
 from bem.kernels import Delta, fused_delta, grouped_delta
 from bem.kernels.delta import MOST
 from bem.kernels.programs import EXPAND, FEW, SHRINK, Blocks, launch
@@ -168,7 +169,7 @@ def timed(calls: dict[str, Callable[[int], Any]]) -> dict[str, Any]:
         try:
             graphs[label] = captured(call)
         except triton.runtime.errors.OutOfResources as error:
-            failed[label] = str(error).splitlines()[0]
+            failed[label] = first_line(error)
     taken: dict[str, list[float]] = {label: [] for label in graphs}
     for _ in range(ROUNDS + 2):
         for label, graph in graphs.items():

@@ -119,7 +119,10 @@ def _rebuild_interrupted(
 
 
 def first_line(said: BaseException | str) -> str:
-    """The first line of what an error says; its type's name where it says nothing."""
+    """The first line of what an error says; its type's name where it says nothing.
+
+    `bem.errors` has the same for itself: to import it here would load torch for every command.
+    """
     return _lines(said)[0]
 
 

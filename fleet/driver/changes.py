@@ -21,8 +21,10 @@ SWEPT_FIELDS = DATA_FIELDS | {"arms", "sweep"}
 """Fields that decide what a sweep finds, where a mission has one."""
 DECIDING_FIELDS = frozenset(
     {"clusters", "futility", "gates", "looks", "parity", "seeds", "sweep", "withhold_verdict"}
+    | {"claim", "depends_on", "estimand", "hypothesis"}
 )
-"""Fields that decide what the verdict makes of test scores: not to be chosen by the scores."""
+"""Fields that decide what the verdict makes of test scores, or say what it is about, or on what
+the mission builds: not to be chosen by the scores."""
 _MISSING = object()
 
 
@@ -96,11 +98,15 @@ def obstacles(
     reads = sum(test_reads.values())
     # A sweep gave all arms the same budget, so one arm's settings are no matter of its own.
     fixed = DECIDING_FIELDS | (frozenset() if old.sweep is None else {"arms"})
+    deciding = sorted(change.fields & fixed)
+    if old.resources.strategy != new.resources.strategy:
+        # Sums over a group end in other bits; the other resources decide no score.
+        deciding.append("resources.strategy")
     if reads:
         found += [
             f"mission {name}: {field} differs, and test scores were read {reads} times: what "
             "decides is fixed before; launch the changed mission as a run of its own"
-            for field in sorted(change.fields & fixed)
+            for field in deciding
         ]
     for arm, count in sorted(test_reads.items()):
         same = arm in new.arms and old.arm_digest(arm) == new.arm_digest(arm)

@@ -116,7 +116,8 @@ def finish(
     """What follows the verdicts: report, promotion, a last copy; returns the exit code.
 
     Each step may be done again, and the ledger is told last, so a driver that is killed in
-    between leaves all of it to a resume.
+    between leaves all of it to a resume; the copy is made before as well as after, so that what
+    counts as finished here has its promotions there.
 
     Args:
         since: errors recorded from then on are this run's.
@@ -135,6 +136,8 @@ def finish(
             mirror(paths, Storage.at(settings.storage, run_id))
         if not unpromoted:
             _note_finished(paths)
+            if settings.storage:  # else a resume of the copy would do all of it again
+                mirror(paths, Storage.at(settings.storage, run_id))
     if wishes.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:

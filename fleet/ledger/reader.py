@@ -287,9 +287,13 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
         return dict(rows.fetchall())
 
     def deaths(self) -> dict[str, int]:
-        """Mission -> how many of its worker processes died, by a kill, a hang or want of memory."""
+        """Mission -> how often a worker process of it died, by a kill, a hang or want of memory.
+
+        The others of its group end with it, at the same time: that is one death.
+        """
         rows = self._cx.execute(
-            "SELECT mission, count(*) FROM attempts WHERE outcome IN (?, ?) GROUP BY mission",
+            "SELECT mission, count(*) FROM (SELECT DISTINCT mission, job, ended_at FROM attempts"
+            " WHERE outcome IN (?, ?)) GROUP BY mission",
             (Cause.WORKER_DIED, Cause.OOM),
         )
         return dict(rows.fetchall())

@@ -300,12 +300,16 @@ class Ledger:
             self._inside.end_attempt(attempt, cause, reason)
 
     def end_job(self, job: str, reason: str, cause: Cause = Cause.WORKER_DIED) -> None:
-        """A worker group is gone: every attempt of it that did not say good-bye has died."""
+        """A worker group is gone: every attempt of it that did not say good-bye has died.
+
+        They end at one time: one death took the others along.
+        """
+        now = self._clock()
         with self._turn():
             for (attempt,) in self._cx.execute(
                 "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
             ).fetchall():
-                self._inside.end_attempt(attempt, cause, reason)
+                self._inside.end_attempt(attempt, cause, reason, now=now)
 
     def sweep_leases(self, *, stale_after_s: float) -> list[LostAttempt]:
         """Marks the runs of silent workers STALE, then takes them away; returns who lost them."""

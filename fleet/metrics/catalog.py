@@ -157,7 +157,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="fleet_worker_deaths_total",
         kind="counter",
-        help="Worker processes that died, by a kill, a hang or want of memory",
+        help="Times that a worker process died, by a kill, a hang or want of memory",
         labels=("mission",),
         read=_each(lambda seen, at: float(seen.missions[at].deaths)),
     ),

@@ -27,6 +27,7 @@ def train_in_group(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from fleet.driver.mission_job import torch_backend
     from fleet.driver.watching_backend import WatchingTorchConfig
     from fleet.sweep.tuning import MAX_FAILURES
 
@@ -34,7 +35,7 @@ def train_in_group(
     TorchTrainer(
         trial_loop,
         train_loop_config={"trial": dict(config), "job": dict(job)},
-        torch_config=WatchingTorchConfig(backend=None),
+        torch_config=WatchingTorchConfig(backend=torch_backend(group)),
         scaling_config=ScalingConfig(**group_scaling(group)),
         run_config=RunConfig(
             # Fresh: a name that Ray Train has seen would silently resume.

@@ -23,7 +23,7 @@ from fleet.errors import FleetError, StorageError, SweepError
 from fleet.keys import canonical_digest
 from fleet.policies import Cause
 from fleet.sweep.records import Trial, TrialRow
-from fleet.workers.failures import cause_of_failure, is_disk_trouble, reason_of
+from fleet.workers.failures import cause_of_failure, is_disk_trouble, is_lost_peer, reason_of
 from missions.protocol import Mission, Pack, Run
 from missions.settings import with_rung, with_settings
 from missions.spec import MissionSpec
@@ -155,8 +155,9 @@ class Bench:
 
         Raises:
             StorageError: the disk is full or broken.
-            SweepError: memory ran out. Like a full disk it says nothing of the settings for good,
-                so there is no row: the trial is to be tried again.
+            SweepError: memory ran out, or another process of the worker group is gone. Like a
+                full disk it says nothing of the settings for good, so there is no row: the trial
+                is to be tried again.
         """
         wall, cpu = time.monotonic(), time.process_time()
         seed_scores: dict[int, float] = {}
@@ -194,9 +195,12 @@ class Bench:
     def _raise_if_not_the_settings(self, trial: Trial, error: Exception) -> None:
         if is_disk_trouble(error):
             raise StorageError(f"{type(error).__name__}: {error}") from error
+        which = f"{self._spec.id}, trial {trial.number + 1} of arm {trial.arm}"
+        if is_lost_peer(error):
+            why = f"another process of the worker group is gone: {reason_of(error)}"
+            raise SweepError(f"{which}: {why}") from error
         if cause_of_failure(error) is Cause.OOM:
-            which = f"trial {trial.number + 1} of arm {trial.arm}"
-            raise SweepError(f"{self._spec.id}, {which}: {reason_of(error)}") from error
+            raise SweepError(f"{which}: {reason_of(error)}") from error
 
     def _scores(self, trial: Trial, folder: Path) -> tuple[dict[int, float], dict[str, float]]:
         """(sweep seed -> mean of the metric over dev items, size of the arm)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,15 @@ from bem.training import fit
 from bem.training_checkpoint import StageCheckpoints
 
 
+def broken(folder: Path, rank: int, struck_at: int) -> None:
+    """What each process says of weights that are not finite when a checkpoint is due."""
+    folder.mkdir(exist_ok=True)
+    try:
+        main("ddp", folder, rank, "broken", struck_at)
+    except Exception as error:  # noqa: BLE001 - of whatever kind, it is what the test looks at
+        (folder / f"said-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
 def tiny_base() -> BaseModel:
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -46,7 +56,8 @@ def tiny_base() -> BaseModel:
 def main(
     strategy: str, folder: Path, rank: int, life: str = "only", struck_at: int | None = None
 ) -> None:
-    """`life`: "struck" ends with one process killed in a step, "next" goes on from there."""
+    """`life`: "struck" ends with one process killed in a step, "next" goes on from there; in
+    "broken" the weights are infinite after that step, in every process alike."""
     torch.set_num_threads(1)
     share, checkpoints = None, None
     if strategy != "alone":
@@ -94,9 +105,17 @@ def main(
         count = (labels_BT != -100).sum()
         return summed / (count if share is None else share.total(count))
 
+    groups = host.parameter_groups(1e-2)
+
+    def after_step(step: int) -> None:
+        if (life, step) == ("broken", struck_at):
+            with torch.no_grad():
+                for parameter in groups[0]["params"]:
+                    parameter.fill_(math.inf)
+
     result = fit(
         step_loss,
-        host.parameter_groups(1e-2),
+        [{**groups[0], "after_step": after_step}, *groups[1:]],
         steps=8,
         log=lambda step, figures: gradients.append(figures["gradient_norm"]),
         log_every=1,
@@ -142,5 +161,13 @@ if __name__ == "__main__":
                 process.join()
             if all(process.exitcode for process in ranks) != (life == "struck"):
                 sys.exit(f"{strategy} {life} failed")
+    ranks = [
+        forking.Process(target=broken, args=(root / "broken", rank, int(sys.argv[2])))
+        for rank in (0, 1)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
     (root / "alone").mkdir()
     main("alone", root / "alone", 0)

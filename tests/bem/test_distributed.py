@@ -74,6 +74,15 @@ def test_a_shared_run_goes_on_where_a_killed_one_stood(strategy: str, runs: Path
     assert facts["resumed_at"] == [STRUCK_AT]
 
 
+def test_weights_that_are_not_finite_end_every_process_alike(runs: Path) -> None:
+    """A checkpoint is due before each step, and only the leader would look at it: alone it would
+    leave the other in a sum."""
+    said = [(runs / "broken" / f"said-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said == [f"NonFiniteLossError: The loss of step {STRUCK_AT + 1} is nan."] * 2
+    kept = sorted((runs / "broken" / "checkpoints-0").iterdir())
+    assert kept[-1].name == f"step_{STRUCK_AT:08d}", "what is not finite is not written"
+
+
 def test_a_share_needs_a_process_group() -> None:
     with pytest.raises(InvalidInputError, match=r"Strategy .ddp. needs torch\.distributed"):
         Share("ddp")

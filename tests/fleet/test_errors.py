@@ -19,7 +19,8 @@ def test_lines(text: str) -> None:
     expected = "one" if text.strip() else "ConnectionError"
     assert first_line(error) == first_line_of_bem(error) == expected
     assert last_line(error) == ("two" if "two" in text else expected)
-    assert first_line("") == "no message"
+    assert first_line("") == first_line_of_bem("") == "no message"
+    assert first_line(text) == first_line_of_bem(text)
 
 
 def test_an_error_without_words_is_told_as_ray_that_did_not_start(

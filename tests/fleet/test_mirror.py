@@ -18,7 +18,7 @@ import pytest
 
 from fleet.cli import run
 from fleet.driver.campaign_end import CampaignResult
-from fleet.driver.drive import Wishes, work
+from fleet.driver.drive import Wishes, is_finished, work
 from fleet.errors import ConfigError, NotFoundError, StorageError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
@@ -184,6 +184,7 @@ def test_promotions_are_in_the_last_copy(
     restore(Storage.at(str(there), paths.run_id), back)
     with LedgerReader(back.ledger) as reader:
         assert reader.latest("promotion") == {"mission": "F1", "model": "m"}
+        assert is_finished(reader.meta()), "a resume of the copy would do it all again"
 
 
 def test_a_copy_is_consistent_while_the_writer_writes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from fake_catalog import fake_spec
@@ -78,6 +79,24 @@ def test_failures_preemptions_signals_and_alarms(tmp_path: Path) -> None:
     (signal,) = seen.signals
     assert signal.points == ((1, 0.1), (2, 0.3))
     assert {"DriverGone", "NonFinite", "ViolationSpike", "WorkerDied", "Alarm"} <= firing
+
+
+def test_a_death_that_ends_a_group_is_one(tmp_path: Path) -> None:
+    """Whoever shares its runs ends with it, and nobody else died."""
+    times = itertools.count(NOW)
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: float(next(times)))
+    plan = plan_campaign([fake_spec("F1")], run_id="r", profile="laptop", code_version="c")
+    ledger.record_plan(plan, {})
+    for life in range(2):
+        for rank in range(3):
+            name = f"{life}.{rank}"
+            ledger.begin_attempt(name, mission="F1", job="j", rank=rank, host="h", pid=1 + rank)
+        ledger.end_job("j", "signal 9", (Cause.WORKER_DIED, Cause.OOM)[life])
+    ledger.begin_attempt("other", mission="F1", job="k", rank=0, host="h", pid=9)
+    ledger.end_attempt("other", Cause.WORKER_DIED, "signal 9")
+    ledger.close()
+    with LedgerReader(tmp_path / "ledger.sqlite") as reader:
+        assert reader.deaths() == {"F1": 3}
 
 
 def test_a_cancelled_mission_does_not_silence_a_dead_driver(tmp_path: Path) -> None:
