@@ -18,7 +18,7 @@ part() { # part NAME SECONDS COMMAND...: never ends the script; says how it went
 }
 
 kernels() {
-  part kernel-tests.log 70 $py -m pytest -q -n 4 -p no:cacheprovider -o filterwarnings=default \
+  part kernel-tests.log 70 $py -m pytest -v -n 4 -p no:cacheprovider -o filterwarnings=default \
     tests/bem/kernels/test_kernels.py
   part kernel_speed.json 60 $py benchmarks/kernel_speed.py
 }
@@ -29,7 +29,7 @@ blocks() {
 }
 
 check() { # not in more processes: each holds a CUDA context and some gigabytes of memory
-  part adapter-tests.log 110 $py -m pytest -q -m gpu -n 5 -p no:cacheprovider \
+  part adapter-tests.log 200 $py -m pytest -v -m gpu -n 5 -p no:cacheprovider \
     -o filterwarnings=default tests/contracts
 }
 

@@ -76,6 +76,7 @@ def hardware() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": usable_cpus(),
         "memory_mib": memory.total >> 20,
+        "gpus": ", ".join(_gpu_models()) or "none",
     }
 
 
@@ -109,6 +110,14 @@ def nvidia_gpus() -> int:
     (a container may have these alone)."""
     listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     return listed or len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _gpu_models() -> list[str]:
+    """What the driver calls each NVIDIA device; only their number where it lists none."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return models or [f"{nvidia_gpus()} NVIDIA"] * bool(nvidia_gpus())
 
 
 def command_line(arguments: Sequence[str]) -> str:

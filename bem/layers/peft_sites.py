@@ -74,10 +74,12 @@ class StandInModel(nn.Module):
         self.model = nn.Module()
         for index, site in enumerate(sites):
             self.model.add_module(f"s{index}", StandIn(site))
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # moves with the rest
 
     def forward(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
         """A loss of zero: what PEFT adds to a model's loss is then all of it."""
-        return SimpleNamespace(loss=torch.zeros(()))
+        return SimpleNamespace(loss=self.zero.clone())
 
 
 class PeftLayer(AdapterLayer):
