@@ -8,6 +8,8 @@ FleetError (Exception)              1   something failed while the fleet ran
 |-- StorageError                    5   disk, ledger or artifact trouble
 |   |-- LedgerError                     the ledger cannot be opened or used
 |   |-- KeyConflictError                same key, different value: an alarm, never an overwrite
+|   |-- AliasMovedError                 an alias is not where whoever moves it last saw it
+|   |-- DamagedError                    a copy that does not verify
 |   `-- IllegalMoveError                a state change that the table of moves forbids
 |-- NotFoundError                   6   no such run, mission or folder
 |-- NothingPromotedError            7   with --require-promotion
@@ -77,6 +79,10 @@ class KeyConflictError(StorageError):
 
 class AliasMovedError(StorageError):
     """An alias is not where whoever moves it last saw it."""
+
+
+class DamagedError(StorageError):
+    """A copy that does not verify."""
 
 
 class IllegalMoveError(StorageError):

@@ -14,12 +14,19 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.errors import FleetError, LedgerError, NotFoundError, StorageError, UsageError
+from fleet.errors import (
+    DamagedError,
+    FleetError,
+    LedgerError,
+    NotFoundError,
+    StorageError,
+    UsageError,
+)
 from fleet.ledger.database import open_reader
 from fleet.ledger.reader import LedgerReader
 from fleet.settings import RunPaths, check_run_id
@@ -73,11 +80,18 @@ def mirror(paths: RunPaths, storage: Storage, *, known: set[str] | None = None) 
     return Copied(ledger=name, scores=len(missing), wall_s=time.monotonic() - started)
 
 
-def restore(storage: Storage, paths: RunPaths) -> tuple[str, ...]:
-    """Brings the newest copy back to an empty folder, every hash checked, and the artifacts.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BroughtBack:
+    """A run that was brought to this machine, and what of it cannot be promoted."""
 
-    Returns:
-        Names of finished runs whose artifacts are nowhere: they cannot be promoted.
+    lacking: tuple[str, ...]
+    """Finished runs whose artifacts are nowhere."""
+    damaged: tuple[str, ...]
+    """Why artifacts were not taken: they are not what was copied."""
+
+
+def restore(storage: Storage, paths: RunPaths) -> BroughtBack:
+    """Brings the newest copy back to an empty folder, every hash checked, and the artifacts.
 
     Raises:
         NotFoundError: the storage has no copy of this run.
@@ -114,41 +128,61 @@ def restore(storage: Storage, paths: RunPaths) -> tuple[str, ...]:
             raise StorageError(f"{storage.uri}: scores/{name} does not have the hash in its name.")
     if paths.order.name in set(storage.names()):
         storage.get(paths.order.name, paths.order)
-    lacking = tuple(row[1] for row in artifacts if not _artifact_here(storage, paths, *row))
+    brought = _bring(storage, paths, artifacts)
     beside.replace(paths.ledger)
-    return lacking
+    return brought
 
 
-def bring_artifacts(storage: Storage, paths: RunPaths, missions: Collection[str]) -> None:
-    """Brings the artifacts of these missions' runs here that workers made on other machines."""
+def bring_artifacts(
+    storage: Storage, paths: RunPaths, missions: Collection[str]
+) -> tuple[str, ...]:
+    """Brings the artifacts of these missions' runs here that workers made on other machines.
+
+    Returns:
+        What was not taken because it is damaged, one line each.
+    """
     with LedgerReader(paths.ledger) as reader:
         rows = reader.results()
-    for row in rows:
-        if row.mission in missions:
-            _artifact_here(storage, paths, row.mission, row.run, row.artifact)
+    wanted = [(row.mission, row.run, row.artifact) for row in rows if row.mission in missions]
+    return _bring(storage, paths, wanted).damaged
+
+
+def _bring(
+    storage: Storage, paths: RunPaths, artifacts: Sequence[tuple[str, str, str]]
+) -> BroughtBack:
+    """Artifacts by (mission, run, recorded folder). One that is damaged keeps no other back."""
+    lacking: list[str] = []
+    damaged: list[str] = []
+    for mission, run, recorded in artifacts:
+        try:
+            if not _artifact_here(storage, paths, mission, run, recorded):
+                lacking.append(run)
+        except DamagedError as error:
+            damaged.append(str(error))
+    return BroughtBack(lacking=tuple(lacking), damaged=tuple(damaged))
 
 
 def _artifact_here(
     storage: Storage, paths: RunPaths, mission: str, run: str, recorded: str
 ) -> bool:
-    """Whether a run's artifact is here now; it appears as a whole or not at all."""
+    """Whether a run's artifact is here now; it appears as a whole or not at all.
+
+    Raises:
+        DamagedError: what is there is not what was copied.
+    """
     target = paths.artifact(mission, run)
     if Path(recorded).is_dir() or target.is_dir():
         return True
     beside = target.with_name(f".{run}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    if not storage.get_folder(f"artifacts/{run}", beside):
-        return False
+    try:
+        if not storage.get_folder(f"artifacts/{run}", beside):
+            return False
+    except DamagedError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     beside.replace(target)
     return True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BroughtBack:
-    """A run that was brought to this machine."""
-
-    lacking: tuple[str, ...]
-    """Finished runs whose artifacts are nowhere."""
 
 
 def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> BroughtBack | None:
@@ -162,7 +196,7 @@ def bring_back(uri: str, runs_dir: Path, run_id: str | None) -> BroughtBack | No
     paths = RunPaths(root=(runs_dir / check_run_id(run_id)).absolute())
     if paths.ledger.is_file():
         return None
-    return BroughtBack(lacking=restore(Storage.at(uri, paths.run_id), paths))
+    return restore(Storage.at(uri, paths.run_id), paths)
 
 
 class Mirroring:

@@ -5,20 +5,27 @@ Knows names and bytes; what is kept there is decided by `mirror` and by the work
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from fleet.errors import ConfigError, NotFoundError, StorageError
+from pydantic import TypeAdapter, ValidationError
+
+from fleet.errors import ConfigError, DamagedError, NotFoundError, StorageError
 
 STORAGE_VARIABLE = "BEM_FLEET_STORAGE"
 """Environment variable that `--storage` takes its default from."""
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 _CHUNK = 4 << 20
+_LIST = ".files.json"
+"""Behind a folder's name: its files and their sha256."""
 
 
 def check_uri(uri: str) -> str:
@@ -60,10 +67,15 @@ class Storage:
             raise ConfigError(f"--storage {_without_secret(uri)!r}: allowed: {allowed}.")
         return Storage(uri=uri.rstrip("/"), run_id=run_id)
 
-    def put(self, name: str, path: Path) -> None:
-        """Copies a file there; it appears under its name whole or not at all."""
+    def put(self, name: str, path: Path) -> str:
+        """Copies a file there; it appears under its name whole or not at all.
+
+        Returns:
+            sha256 of what was copied.
+        """
         system, root = self._open()
         target = f"{root}/{name}"
+        digest = hashlib.sha256()
         try:
             system.create_dir(target.rpartition("/")[0], recursive=True)
             # An object store shows a file when it is closed; a folder shows every byte.
@@ -71,24 +83,35 @@ class Storage:
             beside = f"{target}.{os.getpid()}.part" if local else target
             with path.open("rb") as source, system.open_output_stream(beside) as sink:
                 while block := source.read(_CHUNK):
+                    digest.update(block)
                     sink.write(block)
             if local:
                 os.replace(beside, target)
         except OSError as error:
             raise StorageError(f"{self.uri}: {name} cannot be written: {error}") from None
+        return digest.hexdigest()
 
     def put_folder(self, name: str, folder: Path) -> int:
-        """Copies every file below a folder, `manifest.json` last; returns how many."""
-        files = sorted(
-            (path for path in folder.rglob("*") if path.is_file()),
-            key=lambda path: (path.name == "manifest.json", path),
-        )
+        """Copies every file below a folder; returns how many.
+
+        Last, beside it, goes the list of their sha256: a folder that has one is whole.
+        """
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        copied: dict[str, str] = {}
         for path in files:
-            self.put(f"{name}/{path.relative_to(folder).as_posix()}", path)
+            inside = path.relative_to(folder).as_posix()
+            copied[inside] = self.put(f"{name}/{inside}", path)
+        with tempfile.TemporaryDirectory(prefix="bem-storage-") as beside:
+            listed = Path(beside) / "files.json"
+            listed.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
+            self.put(f"{name}{_LIST}", listed)
         return len(files)
 
-    def get(self, name: str, path: Path) -> None:
+    def get(self, name: str, path: Path) -> str:
         """Copies a file from there.
+
+        Returns:
+            sha256 of what was copied.
 
         Raises:
             NotFoundError: there is none.
@@ -96,9 +119,11 @@ class Storage:
         system, root = self._open()
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
+        digest = hashlib.sha256()
         try:
             with system.open_input_stream(f"{root}/{name}") as source, beside.open("wb") as sink:
                 while block := source.read(_CHUNK):
+                    digest.update(block)
                     sink.write(block)
                 sink.flush()
                 os.fsync(sink.fileno())
@@ -109,13 +134,38 @@ class Storage:
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise StorageError(f"{self.uri}: {name} cannot be read: {error}") from None
+        return digest.hexdigest()
 
-    def get_folder(self, name: str, folder: Path) -> int:
-        """Copies every file below a folder from there; returns how many."""
-        names = list(self.names(name))
-        for found in names:
-            self.get(f"{name}/{found}", folder / found)
-        return len(names)
+    def get_folder(self, name: str, folder: Path) -> bool:
+        """Copies what `put_folder` put; whether it is there as a whole.
+
+        Raises:
+            DamagedError: a file that is not the one that was put, or is gone.
+        """
+        with tempfile.TemporaryDirectory(prefix="bem-storage-") as beside:
+            listed = Path(beside) / "files.json"
+            try:
+                self.get(f"{name}{_LIST}", listed)
+            except NotFoundError:
+                return False
+            try:
+                files = TypeAdapter(dict[str, str]).validate_json(listed.read_bytes())
+            except ValidationError:
+                raise DamagedError(f"{self.uri}: {name}{_LIST} is not a list of files.") from None
+        for inside, wanted in files.items():
+            parts = PurePosixPath(inside)
+            if parts.is_absolute() or ".." in parts.parts:
+                raise DamagedError(f"{self.uri}: {name}{_LIST} names {inside!r}, outside of it.")
+            try:
+                found = self.get(f"{name}/{inside}", folder / parts)
+            except NotFoundError:
+                raise DamagedError(f"{self.uri}: {name}/{inside} is gone.") from None
+            if found != wanted:
+                raise DamagedError(
+                    f"{self.uri}: {name}/{inside} has sha256 {found[:12]}, its list says "
+                    f"{wanted[:12]}."
+                )
+        return True
 
     def names(self, folder: str = "") -> Iterator[str]:
         """Names of the files below a folder, relative to it."""

@@ -54,6 +54,8 @@ def resume(
             if back.lacking:
                 names = ", ".join(back.lacking)
                 sys.stderr.write(f"  no artifacts there of {names}: they cannot be promoted\n")
+            for damage in back.damaged:
+                sys.stderr.write(f"  not taken, and cannot be promoted: {damage}\n")
     refuse_driven(find_ordered(Path(runs_dir), run))
     from fleet.driver.resume import ResumeOrder, carry_out
 

@@ -208,7 +208,8 @@ def _promote(
             newest = {body["mission"]: body["verdict"] for _, body in reader.bodies("verdict")}
         storage = Storage.at(settings.storage, settings.paths.run_id)
         proven = [name for name, verdict in newest.items() if verdict == PROMOTE]
-        bring_artifacts(storage, settings.paths, proven)
+        for damage in bring_artifacts(storage, settings.paths, proven):
+            say(damage)
     outcomes, errors = promote_launch(settings.paths, registry, catalog=settings.catalog)
     note_in_ledger(settings.paths, outcomes)
     for outcome in outcomes:

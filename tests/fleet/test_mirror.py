@@ -22,7 +22,7 @@ from fleet.driver.drive import Wishes, is_finished, work
 from fleet.errors import ConfigError, NotFoundError, StorageError
 from fleet.ledger.reader import LedgerReader
 from fleet.ledger.writer import Ledger
-from fleet.mirror import Mirroring, bring_artifacts, mirror, restore
+from fleet.mirror import BroughtBack, Mirroring, bring_artifacts, mirror, restore
 from fleet.settings import LaunchSettings, RunPaths
 from fleet.storage import Storage, check_uri
 from fleet.workers.handover import artifact_back
@@ -127,7 +127,7 @@ def test_artifacts_come_back_and_are_found_on_another_machine(
     mirror(paths, storage)
     ledger.close()
     back = RunPaths(root=paths.root.with_name("back"))
-    assert restore(storage, back) == ("F1-plain-s0",)
+    assert restore(storage, back) == BroughtBack(lacking=("F1-plain-s0",), damaged=())
     here = back.artifact("F1", "F1-treated-s0")
     assert (here / "inner" / "weights.safetensors").read_bytes() == b"weights"
     assert [path.name for path in here.parent.iterdir()] == ["F1-treated-s0"]
@@ -141,6 +141,48 @@ def test_artifacts_come_back_and_are_found_on_another_machine(
     assert not here.exists()
     bring_artifacts(storage, back, ["F1"])
     assert (here / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "listed elsewhere", "half copied"])
+def test_a_damaged_artifact_is_not_taken(
+    how: str, paths: RunPaths, tmp_path: Path, make_plan: Callable[..., Any]
+) -> None:
+    """Whatever the mission put there, with a manifest of its own or without."""
+    storage = Storage.at(str(tmp_path / "there"), paths.run_id)
+    ledger = Ledger(paths.ledger)
+    scored(ledger, paths, make_plan)
+    made = paths.artifact("F1", "F1-treated-s0")
+    made.mkdir(parents=True)
+    (made / "adapter.json").write_text('{"is": [1.0]}')
+    (made / "weights.safetensors").write_bytes(b"weights")
+    storage.put_folder("artifacts/F1-treated-s0", made)
+    mirror(paths, storage)
+    ledger.close()
+    copy = tmp_path / "there" / paths.run_id / "artifacts"
+    listed = copy / "F1-treated-s0.files.json"
+    if how == "changed":
+        (copy / "F1-treated-s0" / "adapter.json").write_text('{"is": [2.0]}')
+    elif how == "gone":
+        (copy / "F1-treated-s0" / "adapter.json").unlink()
+    elif how == "listed elsewhere":
+        listed.write_text('{"../adapter.json": ""}')
+    else:  # its worker died before the list, which goes last
+        listed.unlink()
+    back = RunPaths(root=paths.root.with_name("back"))
+    brought = restore(storage, back)
+    if how == "half copied":
+        assert brought == BroughtBack(lacking=("F1-treated-s0",), damaged=())
+    else:
+        (why,) = brought.damaged
+        said = {
+            "changed": "artifacts/F1-treated-s0/adapter.json has sha256",
+            "gone": "artifacts/F1-treated-s0/adapter.json is gone",
+            "listed elsewhere": "names '../adapter.json', outside of it",
+        }
+        assert said[how] in why
+    assert not list(back.artifact("F1", "F1-treated-s0").parent.glob("*"))
+    assert not list(back.artifact("F1", "F1-treated-s0").parent.glob(".*"))
+    Ledger(back.ledger).close()  # the run itself is back
 
 
 def test_promotions_are_in_the_last_copy(
