@@ -8,6 +8,7 @@ replaced.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from fleet.serving.settings import ServingSettings
 from fleet.serving.tokens import Secrets
 from fleet.settings import LaunchSettings, RunPaths
 
+LOG = logging.getLogger("fleet.serving")
 APP = "bem"
 
 
@@ -98,7 +100,12 @@ def deploy(settings: ServingSettings, secrets: Secrets, *, shared: bool = False)
         graceful_shutdown_timeout_s=30.0,
         **scaling,
     )(replica)
-    serve.run(deployment.bind(settings, secrets), name=APP, route_prefix="/")
+    application = deployment.bind(settings, secrets)
+    try:
+        serve.run(application, name=APP, route_prefix="/")
+    except BaseException:
+        _end_failed(shared=shared)
+        raise
 
 
 def refuse_conflicts(running: Mapping[str, str | None]) -> None:
@@ -129,9 +136,6 @@ def serving_on_ray(
     settings = settings.model_copy(
         update={"registry": settings.registry.resolve(), "runs": settings.runs.resolve()}
     )
-    # HAProxy's sockets stand in it, whose paths must be short; nobody can have made it before.
-    folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
-    given = prepare(folder, os.environ, local=address is None)
     wanted = settings.ray.max_replicas if address is None else 0
     launch = LaunchSettings(
         paths=RunPaths(root=Path("runs") / "serve"),
@@ -140,7 +144,11 @@ def serving_on_ray(
         cpus=max(1, round(wanted * settings.ray.cpus)) + 1,
         address=address,
     )
+    # HAProxy's sockets stand in it, whose paths must be short; nobody can have made it before.
+    folder = Path(tempfile.mkdtemp(prefix="bf-", dir="/tmp"))
+    given: tuple[str, ...] = ()
     try:
+        given = prepare(folder, os.environ, local=address is None)
         with ray_session(launch):
             deploy(settings, secrets, shared=address is not None)
             try:
@@ -161,6 +169,14 @@ def end(*, shared: bool) -> None:
         serve.delete(APP)
     else:
         serve.shutdown()
+
+
+def _end_failed(*, shared: bool) -> None:
+    """Ends what a failed start left; where that fails too, why the start failed stays the error."""
+    try:
+        end(shared=shared)
+    except Exception as error:  # noqa: BLE001 - told; the caller's own goes on
+        LOG.warning("application '%s' may be left on this Ray: %s", APP, error)
 
 
 def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, ready: Any) -> None:
