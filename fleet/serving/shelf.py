@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 
 from bem.base import BaseModel as FrozenBase
@@ -25,7 +25,9 @@ from fleet.serving.traffic import Resolved, Table
 
 LOG = logging.getLogger("fleet.serving")
 ATTACH_S = 60.0
-"""How long putting adapters on or off between two steps may take."""
+"""How long the engine may take to begin putting adapters on or off between two steps."""
+LOOK_S = 1.0
+"""How often it is asked whether the engine lives, where that is under way for longer."""
 RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 """After how long skipped models are tried again: at first, and at most; it doubles between."""
 
@@ -39,6 +41,10 @@ class View:
     models: Mapping[str, Loaded] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Models that should be served and are not, with the reason."""
+
+
+class EngineBusyError(TimeoutError):
+    """The engine did not come to what it was asked between two steps; nothing was done."""
 
 
 class Shelf:
@@ -171,9 +177,14 @@ class Shelf:
         """Models that nobody names and no answer holds leave the host."""
         with self._lock:
             free = [model for model in self._retiring if not self._pins[model]]
-            loaded = [self._retiring.pop(model) for model in free]
-        for one in loaded:
-            self._wait(self._loop.call(lambda gone=one: self._detach(gone)))  # type: ignore[misc]
+            loaded = {model: self._retiring.pop(model) for model in free}
+        for model, one in loaded.items():
+            try:
+                self._wait(self._loop.call(lambda gone=one: self._detach(gone)))  # type: ignore[misc]
+            except EngineBusyError as error:
+                LOG.warning("%s stays on the host for now: %s", model, error)
+                with self._lock:
+                    self._retiring[model] = one
 
     def _attach(self, loaded: Loaded) -> None:
         host = self._loop.engine.host
@@ -191,10 +202,16 @@ class Shelf:
         for name in loaded.adapters:
             self._loop.engine.host.remove(name)
 
-    @staticmethod
-    def _wait(future: Future[None]) -> None:
-        try:
-            future.result(ATTACH_S)
-        except TimeoutError:
-            future.cancel()  # what is reported as not done must not be done later
-            raise
+    def _wait(self, future: Future[None]) -> None:
+        """Until it is done. What is reported as not done must not be done later: what has begun
+        cannot be cancelled any more, and is waited for however long it takes.
+
+        Raises:
+            EngineBusyError: the engine did not come to it in time, and never will.
+        """
+        if not wait([future], ATTACH_S).done and future.cancel():
+            raise EngineBusyError(f"The engine did not come to it within {ATTACH_S:g} s.")
+        while not wait([future], LOOK_S).done:
+            if not self._loop.is_alive():
+                raise RuntimeError("The engine's thread has ended.")
+        future.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
-from bem import AdapterHost, BaseModel
+from bem import AdapterHost, BaseModel, adapter_class, make_config
 from bem.engine import Engine, EngineLoop, Limits
+from bem.interfaces import Adapter
+from fleet.serving import shelf as shelf_module
 from fleet.serving.catalog import Entry, Listing
 from fleet.serving.loading import Loaded
 from fleet.serving.shelf import LONGEST_RETRY_S, RETRY_S, Shelf
@@ -155,3 +159,95 @@ def test_a_model_that_comes_back_while_it_retires_is_kept(shelf: Make) -> None:
     made.refresh(force=True)
     assert loader.asked == {"a": 1, "b": 1}
     assert made.pin("one", "k") is not None
+
+
+class SlowEngine:
+    """An engine that takes its time to put an adapter on or off; its shelf is in a hurry."""
+
+    def __init__(self, base: BaseModel, loop: EngineLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+        host = loop.engine.host
+        self.loop, self.host, self._base = loop, host, base
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        attach, remove = host.attach, host.remove
+
+        def late_attach(name: str, adapter: Adapter) -> Adapter:
+            self.hold()
+            return attach(name, adapter)
+
+        def late_remove(name: str) -> None:
+            self.hold()
+            remove(name)
+
+        monkeypatch.setattr(host, "attach", late_attach)
+        monkeypatch.setattr(host, "remove", late_remove)
+        monkeypatch.setattr(shelf_module, "ATTACH_S", 0.05)
+        self.catalog = FakeCatalog(one={"champion": "a"})
+        self.shelf = Shelf(
+            self.catalog, base, loop, canary_share=0.5, load=self.load, clock=lambda: NOW[0]
+        )
+
+    def hold(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(30)
+
+    def load(self, entry: Entry, base: BaseModel) -> Loaded:
+        config = make_config("lora", rank=2)
+        adapter = adapter_class("lora").build(
+            config,
+            base.sites(config.targets),
+            base.hidden_size,
+            generator=torch.Generator().manual_seed(0),
+            experts={},
+        )
+        return Loaded(manifest=_Named(entry.id), created_s=0.0, adapters={entry.id: adapter})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def slow(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowEngine]:
+    NOW[0] = 0.0
+    with EngineLoop(Engine(AdapterHost(base), Limits(rows=1))) as loop:
+        made = SlowEngine(base, loop, monkeypatch)
+        yield made
+        made.go_on.set()
+
+
+def test_what_has_begun_is_waited_for(slow: SlowEngine) -> None:
+    """Reported as failed, its adapters would land all the same, and every retry find them."""
+    slow.go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(slow.shelf.refresh)
+        assert slow.begun.wait(30)
+        time.sleep(5 * shelf_module.ATTACH_S)
+        slow.go_on.set()
+        assert told.result(30)
+    assert (slow.shelf.view.models.keys(), slow.shelf.view.skipped) == ({"a"}, {})
+    assert list(slow.host.adapters) == ["a"]
+
+
+def test_what_the_engine_did_not_come_to_is_not_done_later(slow: SlowEngine) -> None:
+    slow.go_on.clear()
+    slow.loop.call(slow.hold)  # busy with something else
+    assert slow.begun.wait(30)
+    assert slow.shelf.refresh()
+    assert "did not come to it" in slow.shelf.view.skipped["a"]
+    slow.go_on.set()
+    slow.loop.call(lambda: None).result(30)
+    assert list(slow.host.adapters) == []
+    NOW[0] += RETRY_S
+    assert slow.shelf.refresh()
+    assert list(slow.host.adapters) == ["a"]
+
+
+def test_a_model_that_could_not_leave_is_not_forgotten(slow: SlowEngine) -> None:
+    assert slow.shelf.refresh()
+    slow.begun.clear()
+    slow.go_on.clear()
+    slow.loop.call(slow.hold)
+    assert slow.begun.wait(30)
+    slow.catalog.lines, slow.catalog.number = {}, 2
+    assert slow.shelf.refresh()
+    assert slow.shelf.view.models == {}
+    slow.go_on.set()
+    slow.shelf.refresh()
+    assert list(slow.host.adapters) == []
