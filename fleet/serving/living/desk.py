@@ -3,6 +3,7 @@
 Learners begin with the first feedback of their line, so a server that nobody teaches pays nothing.
 Of several processes over one registry (replicas of Ray Serve) one learns for a line; the others put
 feedback where it looks, and where that one has ended, the next that is given feedback takes over.
+A learner that failed is forgotten once another process has its line.
 Knows no HTTP.
 """
 
@@ -16,7 +17,7 @@ from bem.base import BaseModel as FrozenBase
 from bem.base import load_base
 from bem.data import Encoded, Example, encode
 from bem.errors import InvalidInputError
-from fleet.errors import FleetError, LedgerError
+from fleet.errors import FleetError, LedgerError, StorageError
 from fleet.ledger.database import has_writer
 from fleet.registry.forms import base_path
 from fleet.serving.errors import BadRequestError, BusyError, UnknownModelError, UnreadyError
@@ -67,7 +68,7 @@ class Desk:
             )
         try:
             waiting = self._spool(line).put(item)
-        except OSError as error:
+        except (StorageError, OSError) as error:
             LOG.warning("feedback cannot be kept: %s", error)
             raise UnreadyError("Feedback cannot be kept now.", retry_after_s=10.0) from error
         if learner is not None:
@@ -90,7 +91,11 @@ class Desk:
             line: {**status, "state": status["state"] if self._taken(line) else "ended"}
             for line, status in told(self._settings.registry).items()
         }
-        here = {line: learner.status() for line, learner in learners.items()}
+        here = {
+            line: learner.status()
+            for line, learner in learners.items()
+            if not (line in elsewhere and self._is_elsewhere(line, learner))
+        }
         return {
             "enabled": self._settings.living.enabled,
             "learners": {
@@ -144,6 +149,10 @@ class Desk:
         """Whether some process learns for this line now."""
         return has_writer(self._spool(line).lock)
 
+    def _is_elsewhere(self, line: str, learner: Learner) -> bool:
+        """Whether this process's learner has ended and another process learns for its line."""
+        return learner.has_left and self._taken(line)
+
     def _learner(self, line: str) -> Learner | None:
         """This process's learner, begun where nobody learns; None: another process has it."""
         settings = self._settings
@@ -185,4 +194,11 @@ class Desk:
     def _running(self, line: str) -> Learner | None:
         with self._lock:
             known = self._learners.get(line)
-        return None if known is None or known.state == "stopped" else known
+        if known is None or known.state == "stopped":
+            return None
+        if self._is_elsewhere(line, known):
+            with self._lock:
+                if self._learners.get(line) is known:
+                    del self._learners[line]
+            return None
+        return known

@@ -17,7 +17,6 @@ from typing import IO, Any, TypeVar
 import torch
 
 from bem.base import BaseModel as FrozenBase
-from bem.data import Encoded
 from bem.online import DriftMonitor
 from fleet.errors import AliasMovedError, LedgerError, StorageError
 from fleet.ledger.database import lock_for_writing
@@ -31,7 +30,7 @@ from fleet.serving.living.source import (
     follow,
     read_aliases,
 )
-from fleet.serving.living.spool import Spool
+from fleet.serving.living.spool import Batch, Spool
 from fleet.serving.metrics import Metrics
 
 LOG = logging.getLogger("fleet.serving")
@@ -131,15 +130,21 @@ class Learner:
             "last_canary": self.last,
         }
 
+    @property
+    def has_left(self) -> bool:
+        """Whether it has ended and another may have taken its line."""
+        return self._lock is not None and self._lock.closed
+
     # On the thread
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
+        self._tell()  # in place of what an earlier learner, which may have failed, said last
         try:
             self._begin("a server took it up")
             while not self._stopped.is_set():
                 batch = self._next()
-                if batch:
+                if batch.items:
                     self._take(batch)
                     self._tell()
             self.state = "stopped"
@@ -159,7 +164,7 @@ class Learner:
         """For the other processes, which are asked for the learner's status too."""
         try:
             self._spool.tell(self.status())
-        except OSError as error:
+        except (StorageError, OSError) as error:
             LOG.warning("the status of the learner of %s cannot be kept: %s", self.line, error)
 
     def _begin(self, why: str) -> None:
@@ -182,34 +187,44 @@ class Learner:
         self.state = "learning"
         self._tell()
 
-    def _next(self) -> list[Encoded]:
+    def _next(self) -> Batch:
         assert self._shadow is not None
         # A spool smaller than a batch would wait for ever.
         size = min(self._shadow.settings.prompts_per_update, self._most)
         while not self._stopped.is_set():
             self._changed.clear()
             batch = self._write(lambda: self._spool.take(size))
-            if batch:
+            if batch is not None and batch.items:
                 return batch
             self._changed.wait(LOOK_S)
-        return []
+        return Batch()
 
-    def _take(self, batch: list[Encoded]) -> None:
+    def _take(self, batch: Batch) -> None:
+        """Learns from a batch, which waits until that is done: whoever dies in between loses what
+        it learned too, so the next one begins without it. A model is registered only after, so
+        none has learned twice from the same feedback."""
         self._look()
         shadow = self._shadow
         assert shadow is not None
         before = shadow.state.feedback
-        hits = shadow.learn(batch)
+        try:
+            hits = shadow.learn(batch.items)
+        except Exception:
+            self._spool.failed(batch.names)
+            raise
         for at, hit in enumerate(hits, start=before + 1):
             if self._drift.update(not hit):
                 self._points.append(at)
                 self.counts["drift"] += 1
                 self._metrics.drift()
-        self._since += len(batch)
-        self._good_since += len(batch)
+        count = len(batch.items)
+        self._since += count
+        self._good_since += count
         self._since_wrong += hits.count(False)
-        self.counts["learned"] += len(batch)
-        self._metrics.feedback("learned", len(batch))
+        self.counts["learned"] += count
+        self._metrics.feedback("learned", count)
+        if self._write(lambda: self._spool.done(batch.names)) is None:
+            return  # told to stop while the disk refused: the next learner takes them
         if self._since >= shadow.settings.canary.every:
             self._canary(shadow)
 

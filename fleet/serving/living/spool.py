@@ -1,11 +1,12 @@
 """Feedback that waits for the learner of its line: files, so that every process can hand some in.
 
     <registry>/online/<line>/waiting/<time>-<unique>.json     oldest first
+    <registry>/online/<line>/aside/                           what learners failed at twice
     <registry>/online/<line>/status.json                      what the learner last told of itself
 
-Any process puts; the one that holds the line's learner lock takes. A file appears by a rename and
-is removed when it is taken. What waits outlives its processes, but not the loss of power. Knows no
-learner.
+Any process puts; the one that holds the line's learner lock takes. A file appears by a rename, is
+on disk before it counts as kept, and is removed once its learner says that it has learned from it:
+what waits outlives its processes. Knows no learner.
 """
 
 from __future__ import annotations
@@ -16,14 +17,28 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bem.data import Encoded
+from fleet.ledger.files import write_durably
 
 LOG = logging.getLogger("fleet.serving")
+_AGAIN = ".again.json"
+"""Ends the name of a file that a learner has failed at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Feedback that still waits, to be learned from together."""
+
+    items: tuple[Encoded, ...] = ()
+    names: tuple[str, ...] = ()
+    """Their files: for `done` or `failed`."""
 
 
 class _Feedback(BaseModel):
@@ -36,6 +51,15 @@ class _Feedback(BaseModel):
     id: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+
+
+class _Status(BaseModel):
+    """What readers of status.json count on; the rest is passed on as it is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    line: str
+    state: str
 
 
 class Spool:
@@ -64,7 +88,11 @@ class Spool:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def put(self, item: Encoded) -> int | None:
-        """Adds one; how many wait now, or None where there is no room."""
+        """Adds one; how many wait now, or None where there is no room.
+
+        Raises:
+            OSError, StorageError: it is not kept.
+        """
         self.make()
         waiting = len(self)
         if waiting >= self._most:
@@ -73,20 +101,39 @@ class Spool:
             base=self._base, id=item.id, prompt_ids=item.prompt_ids, target_ids=item.target_ids
         )
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-        _replace(self._waiting / name, kept.model_dump_json())
+        write_durably(self._waiting / name, kept.model_dump_json().encode())
         return waiting + 1
 
-    def take(self, size: int) -> list[Encoded]:
-        """The oldest `size`, removed; none of them where fewer wait."""
+    def take(self, size: int) -> Batch:
+        """The oldest `size`, which wait until `done` or `failed`; none where fewer wait. What can
+        never be learned from is left out, and removed."""
         names = self._names()
         if len(names) < size:
-            return []
-        taken = []
-        for name in names[:size]:
-            item = self._read(self._waiting / name)
-            if item is not None:
-                taken.append(item)
-        return taken
+            return Batch()
+        read = {name: self._read(self._waiting / name) for name in names[:size]}
+        for name in [name for name, item in read.items() if item is None]:
+            (self._waiting / name).unlink(missing_ok=True)
+        good = {name: item for name, item in read.items() if item is not None}
+        return Batch(items=tuple(good.values()), names=tuple(good))
+
+    def done(self, names: Sequence[str]) -> int:
+        """These were learned from: removes them. May be asked again where it was cut short."""
+        for name in names:
+            (self._waiting / name).unlink(missing_ok=True)
+        return len(names)
+
+    def failed(self, names: Sequence[str]) -> None:
+        """A learner failed at these: they are tried once more, then laid aside for a person, so
+        that no feedback stops every learner of its line."""
+        aside = self.folder / "aside"
+        for name in names:
+            path = self._waiting / name
+            if not name.endswith(_AGAIN):
+                path.rename(path.with_suffix(_AGAIN))
+                continue
+            aside.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside / name)
+            LOG.warning("feedback %s is laid aside: learners failed at it twice", aside / name)
 
     def clear(self) -> int:
         """Removes all that wait; how many."""
@@ -101,7 +148,8 @@ class Spool:
     def tell(self, status: dict[str, Any]) -> None:
         """Keeps what the learner says of itself, for the other processes."""
         self.make()
-        _replace(self.folder / "status.json", json.dumps({"line": self.line, **status}))
+        text = json.dumps({"line": self.line, **status})
+        write_durably(self.folder / "status.json", text.encode())
 
     def _names(self) -> list[str]:
         try:
@@ -115,12 +163,9 @@ class Spool:
             kept = _Feedback.model_validate_json(path.read_bytes())
         except ValidationError as error:
             LOG.warning("feedback %s is left out: %s", path, error.errors()[0]["msg"])
-            kept = None
-        path.unlink()
-        if kept is not None and kept.base != self._base:
+            return None
+        if kept.base != self._base:
             LOG.warning("feedback %s is left out: it was given over another base", path)
-            kept = None
-        if kept is None:
             return None
         return Encoded(
             prompt_ids=kept.prompt_ids,
@@ -134,15 +179,11 @@ def told(registry: Path) -> dict[str, dict[str, Any]]:
     """Line -> what its learner last said of itself, in whatever process it was."""
     found = {}
     for path in sorted((registry / "online").glob("*/status.json")):
-        status = json.loads(path.read_text(encoding="utf-8"))
-        found[str(status.pop("line"))] = status
+        try:
+            status = _Status.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:  # one damaged file hides no other line
+            reason = error if isinstance(error, OSError) else error.errors()[0]["msg"]
+            LOG.warning("the status in %s is left out: %s", path, reason)
+            continue
+        found[status.line] = status.model_dump(exclude={"line"})
     return found
-
-
-def _replace(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        beside.write_text(content, encoding="utf-8")
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 from living_shop import (
+    BATCH,
     CHANGED,
     EVERY,
     KNOWN,
@@ -26,6 +27,7 @@ from fleet.page.registry_view import said
 from fleet.registry.checking import check
 from fleet.registry.reader import RegistryReader
 from fleet.registry.shown import print_model, shown
+from fleet.serving.living.shadow import Shadow
 from fleet.serving.living.spool import Spool
 from fleet.serving.server import Server
 
@@ -188,6 +190,46 @@ def test_feedback_to_any_replica_reaches_the_one_learner(
     assert len(living.decisions("online_start")) == 2
 
 
+def test_a_learner_that_fails_hides_none_that_works(
+    living: LivingShop, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Shadow.learn
+    waiting: list[int] = []
+    with opened(living) as (first, http), opened(living) as (second, other):
+        spool = Spool(living.registry, LINE, base=first.base.digest, most=99)
+
+        def fails(*_: Any) -> list[bool]:
+            raise RuntimeError("out of memory")
+
+        def watched(shadow: Shadow, items: Any) -> list[bool]:
+            waiting.append(len(spool))
+            return learn(shadow, items)
+
+        monkeypatch.setattr(Shadow, "learn", fails)
+        teach(http, CHANGED, BATCH)
+        wait_for(lambda: first.desk._learners[LINE].has_left, lambda: str(status(first)))
+        assert len(spool) == BATCH  # it was not lost with the learner
+        refused = teach(http, CHANGED, 1)[0]
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "learner_failed")
+        assert (status(first)["state"], status(first)["here"]) == ("failed", True)
+
+        monkeypatch.setattr(Shadow, "learn", watched)
+        with opened(living) as (third, taker):
+            assert teach(taker, CHANGED, EVERY - BATCH - 1)[0].status_code == 202
+            wait_for(lambda: status(third)["state"] == "learning")
+            wait_for(lambda: status(first)["state"] == "learning", lambda: str(status(first)))
+            assert not status(first)["here"]
+            assert teach(http, CHANGED, 1)[0].status_code == 202
+            settled(third, EVERY)  # with what the failed one left
+            assert all(many >= BATCH for many in waiting)  # removed only once learned from
+            assert len(spool) == 0
+        # Nobody learns now; the first one may again.
+        teach(http, CHANGED, EVERY)
+        assert settled(first, EVERY)["here"]
+        assert not status(second)["here"]
+        del other
+
+
 def test_what_waits_is_kept_for_whoever_learns_next(
     living: LivingShop, opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,11 +239,12 @@ def test_what_waits_is_kept_for_whoever_learns_next(
         item = Encoded(prompt_ids=(5, 6), target_ids=(7, 2), id="a", cluster="feedback")
         assert [spool.put(item), spool.put(item)] == [1, 2]
         assert spool.folder.stat().st_mode & 0o077 == 0
-        assert spool.take(3) == []
-        assert spool.take(2) == [item, item]
+        assert spool.take(3).items == ()
+        assert spool.take(2).items == (item, item)
+        spool.done(spool.take(2).names)
         other.put(item)
         (spool.folder / "waiting" / "0-x.json").write_text("{")
-        assert spool.take(2) == []
+        assert spool.take(2).items == ()
         assert "another base" in caplog.text
         assert len(spool) == 0
         spool.put(item)
