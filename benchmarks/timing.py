@@ -62,7 +62,7 @@ def attention(device: str) -> str:
 
 def clock(device: str) -> str:
     """What the milliseconds are."""
-    return "CPU ms, one thread, float32" if device == "cpu" else "wall ms, bfloat16 autocast"
+    return "CPU ms, one thread, float32" if device == "cpu" else "wall ms, bfloat16"
 
 
 def machine(device: str) -> str:

@@ -9,6 +9,8 @@ Legend: B rows, T positions, I inputs, O outputs, R rank.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,19 @@ def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         grouped_delta(x_BTI, [made] * 4)
     with pytest.raises(InvalidInputError, match="read one x, have one rank"):
         grouped_delta(torch.zeros(1, 2, 9), [made])
+
+
+@pytest.mark.parametrize("rank_block", [16, 32, 64, 128])
+@pytest.mark.parametrize("item_bytes", [2, 4])
+def test_blocks_fit_where_rank_or_precision_want_more(rank_block: int, item_bytes: int) -> None:
+    programs = import_module("bem.kernels.programs")
+    for blocks in (programs.FEW, programs.SHRINK):
+        made = programs.fitting(blocks, rank_block, item_bytes)
+        staged = made.BI * (made.BM + rank_block) * item_bytes * made.num_stages
+        assert made.BI == 16 or staged <= programs.STAGED_BYTES
+        assert 16 <= made.BI <= blocks.BI
+        assert replace(made, BI=blocks.BI) == blocks
+    assert programs.fitting(programs.FEW, 16, 2) == programs.FEW
 
 
 on_a_gpu = [
