@@ -228,7 +228,7 @@ def _admit(campaign: Campaign, reader: LedgerReader) -> None:
     )
     for name in (*decision.start, *decision.on_deck):
         if missions[name].to_sweep:
-            stage.begin(campaign, missions[name])
+            stage.begin(campaign, missions[name], reader)
             continue
         campaign.ledger.set_phase(name, "starting")
         for group in groups_of(missions[name].work.job):

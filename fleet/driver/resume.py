@@ -8,7 +8,7 @@ driver left are ended first, so that nobody writes beside the new one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from fleet.ledger.reader import LedgerReader
 from fleet.plan import CampaignPlan, MissionWork, plan_campaign, settled
 from fleet.settings import LaunchSettings, RunPaths, find_ordered
 from fleet.sweep.records import SWEEP_ONLY
-from fleet.sweep.settling import carried_over
+from fleet.sweep.settling import carried_over, left_out
 from fleet.workers.worker_ledger import LedgerClient
 from missions.spec import MissionSpec
 
@@ -86,6 +86,8 @@ def carry_out(order: ResumeOrder) -> int:
                 f"Run {paths.run_id} has no {which} runs.",
                 go_on=f"python fleet.py status {paths.run_id}",
             )
+        if order.cancelled:
+            _refuse_unswept(paths, _chosen(order, standing))
         return _go_on(order, paths, lock, asked, standing, started=started)
 
 
@@ -212,6 +214,19 @@ def _refuse_sweeps(paths: RunPaths) -> None:
         again = reader.meta().get(SWEEP_ONLY)
     if again:
         raise UsageError(f"Run {paths.run_id} is a run of sweeps.", go_on=str(again))
+
+
+def _refuse_unswept(paths: RunPaths, runs: Sequence[str]) -> None:
+    """An arm that its mission's sweep went on without would be confirmed with untuned settings
+    beside arms that were tuned."""
+    with LedgerReader(paths.ledger) as reader:
+        arms = sorted({(row.mission, row.arm) for row in reader.runs() if row.run in set(runs)})
+        unswept = [f"{name}:{arm}" for name, arm in arms if arm in left_out(reader, name)]
+    if unswept:
+        raise UsageError(
+            f"{', '.join(unswept)}: cancelled before the mission's sweep was settled, so nothing "
+            "was chosen for it. Launch the mission as a run of its own."
+        )
 
 
 def _end_leftovers(paths: RunPaths, lock: HeldLock, seen: float | None) -> None:

@@ -119,6 +119,7 @@ def _tuned(link: Decision) -> str:
             f"{arm} {c['trials']} settings in {c['evaluations']} trials"
             for arm, c in sorted(choices.items())
         )
+        text = text or "no arm"
     seeds = ", ".join(map(str, link.body["seeds"]))
     text = f"{link.body['mission']}: {text}, on dev, seeds {seeds} (decision {link.seq})"
     for arm, reason in sorted(link.body["untuned"].items()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fleet.errors import UnfitEnvironmentError
 from fleet.plan import MissionWork, settled
@@ -46,8 +46,13 @@ def begin_sweep(
     namespace: str,
     nodes: Sequence[Node],
     code_version: str,
+    cancelled: Collection[str],
 ) -> SweepThread:
-    """Starts the sweep of a mission that has one."""
+    """Starts the sweep of a mission that has one.
+
+    Args:
+        cancelled: arms that are not to be searched.
+    """
     spec = work.spec
     assert spec.sweep is not None, "only a mission with a sweep is swept"
     mission = importlib.import_module(settings.catalog).load_mission(work.mission)
@@ -57,7 +62,9 @@ def begin_sweep(
     }
     resources = trial_resources(spec, work.job, nodes)
     job = sweep_job(work, settings, namespace=namespace, code_version=code_version)
-    return start_sweep(work.mission, TuneSweep(job, ledger, first, resources))
+    sweep = TuneSweep(job, ledger, first, resources)
+    sweep.leave_out(cancelled)
+    return start_sweep(work.mission, sweep)
 
 
 def sweep_job(

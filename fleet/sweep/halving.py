@@ -9,7 +9,7 @@ however many run at once. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Protocol
 
 from fleet.errors import SweepError
@@ -174,6 +174,8 @@ class MissionSearch:
         assert spec.sweep is not None, "only a mission with a sweep is searched"
         sweep = spec.sweep
         self._mission = spec.id
+        self._follow = sweep.follow
+        self._left_out: frozenset[str] = frozenset()
         self.sizes = rung_sizes(sweep.trials, len(sweep.rungs), sweep.reduction)
         self._arms = {
             arm: ArmSearch(
@@ -191,10 +193,26 @@ class MissionSearch:
         """The arms that are swept."""
         return tuple(self._arms)
 
+    def leave_out(self, cancelled: Collection[str]) -> None:
+        """These arms are searched no further and nothing is chosen for them, but for one whose
+        settings an arm takes that nobody cancelled. Each call says all of them."""
+        followed = {
+            leader
+            for arm, leaders in self._follow.items()
+            if arm not in cancelled
+            for leader in leaders
+        }
+        self._left_out = frozenset(cancelled) - followed
+
+    def leaves_out(self, arm: str) -> bool:
+        """Whether the search goes on without this arm."""
+        return arm in self._left_out
+
     def next(self) -> Trial | Literal["wait"] | None:
         """The next trial, of the arm that is furthest behind; WAIT, or None at the end."""
         waiting = False
-        for search in sorted(self._arms.values(), key=lambda search: search.num_asked):
+        searched = [search for arm, search in self._arms.items() if not self.leaves_out(arm)]
+        for search in sorted(searched, key=lambda search: search.num_asked):
             found = search.next()
             if found == WAIT:
                 waiting = True
@@ -211,7 +229,7 @@ class MissionSearch:
         self._arms[row.arm].tell(row)
 
     def outcome(self) -> SweepOutcome:
-        """The choice of every arm, when the search is over.
+        """The choice of every arm that is not left out, when the search is over.
 
         Raises:
             SweepError: an arm has no trial that can be chosen.
@@ -224,7 +242,10 @@ class MissionSearch:
             if (reason := search.refusal(row))
         }
         choices: list[ArmChoice] = []
+        left_out = self._left_out  # a user may cancel meanwhile, from another thread
         for arm, search in self._arms.items():
+            if arm in left_out:
+                continue
             choice = search.choice()
             if choice is None:
                 reasons = [refusals[row.key] for row in search.rows if row.key in refusals]

@@ -167,7 +167,7 @@ def _loop(campaign: Campaign, reader: LedgerReader, again: str) -> None:
         running = stage.running(missions.values(), campaign.nodes)
         over = frozenset(m.work.mission for m in missions.values() if m.swept)
         for name in admit(waiting, running, campaign.nodes, finished=over, on_deck=0):
-            stage.begin(campaign, missions[name])
+            stage.begin(campaign, missions[name], reader)
         told, events = reader.newer_events(told)
         for event in events:
             say(f"{event.source} {event.text}")

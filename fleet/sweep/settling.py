@@ -17,6 +17,9 @@ from fleet.sweep.records import SweepOutcome
 from missions.settings import with_settings
 from missions.spec import MissionSpec
 
+CANCELLED = "cancelled before the sweep was settled"
+"""Why an arm is not tuned although the mission file says so."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
@@ -32,13 +35,16 @@ def chosen_spec(spec: MissionSpec, outcome: SweepOutcome) -> MissionSpec:
 
 
 def with_choices(spec: MissionSpec, settings: Mapping[str, Mapping[str, Any]]) -> MissionSpec:
-    """The specification with these settings, by swept arm; followers take their leaders'."""
+    """The specification with these settings, by swept arm; followers take their leaders'.
+
+    An arm that was cancelled before keeps the file's, and nobody confirms it.
+    """
     assert spec.sweep is not None, "only a mission with a sweep has chosen settings"
     chosen = spec
     for arm, own in settings.items():
         chosen = with_settings(chosen, arm, own)
     for arm, leaders in spec.sweep.follow.items():
-        for leader in leaders:
+        for leader in (name for name in leaders if name in settings):
             chosen = with_settings(chosen, arm, settings[leader])
     return chosen
 
@@ -65,6 +71,9 @@ def choice_body(spec: MissionSpec, outcome: SweepOutcome) -> dict[str, Any]:
     """The decision: what was searched how, and what came of it for every arm."""
     assert spec.sweep is not None, "only a mission with a sweep has chosen settings"
     sweep = spec.sweep
+    found = {choice.arm for choice in outcome.choices}
+    follow = {arm: list(who) for arm, who in sweep.follow.items() if found.issuperset(who)}
+    left_out = [arm for arm in (*sweep.arms, *sweep.follow) if arm not in {*found, *follow}]
     return {
         "mission": spec.id,
         "metric": sweep.metric,
@@ -84,10 +93,18 @@ def choice_body(spec: MissionSpec, outcome: SweepOutcome) -> dict[str, Any]:
             }
             for choice in outcome.choices
         },
-        "follow": {arm: list(leaders) for arm, leaders in sweep.follow.items()},
-        "untuned": dict(sweep.untuned),
+        "follow": follow,
+        "untuned": {**sweep.untuned, **dict.fromkeys(left_out, CANCELLED)},
         "trial_keys": [row.key for row in outcome.rows],
     }
+
+
+def left_out(reader: LedgerReader, mission: str) -> frozenset[str]:
+    """Arms for which a settled sweep chose nothing, because they were cancelled before."""
+    if reader.swept_spec_json(mission) is None:
+        return frozenset()
+    body = [body for _, body in reader.bodies(SWEEP) if body["mission"] == mission][-1]
+    return frozenset(arm for arm, why in body["untuned"].items() if why == CANCELLED)
 
 
 def settled_spec(reader: LedgerReader, spec: MissionSpec) -> MissionSpec | None:

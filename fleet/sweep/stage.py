@@ -37,8 +37,8 @@ def next_job(mission: CampaignMission, nodes: tuple[Node, ...]) -> Job:
     return _sweep_job(mission, nodes) if mission.to_sweep else mission.work.job
 
 
-def begin(campaign: Campaign, mission: CampaignMission) -> None:
-    """Starts a mission's sweep."""
+def begin(campaign: Campaign, mission: CampaignMission, reader: LedgerReader) -> None:
+    """Starts a mission's sweep, without the arms that a user has cancelled."""
     campaign.ledger.set_phase(mission.work.mission, "sweeping")
     mission.sweep = begin_sweep(
         mission.work,
@@ -47,6 +47,7 @@ def begin(campaign: Campaign, mission: CampaignMission) -> None:
         namespace=campaign.session.namespace,
         nodes=campaign.nodes,
         code_version=campaign.plan.code_version,
+        cancelled=reader.orders().arms.get(mission.work.mission, ()),
     )
 
 
@@ -67,6 +68,7 @@ def collect(campaign: Campaign, reader: LedgerReader) -> None:
         if thread is None or mission.swept or mission.finished_before:
             continue
         if not thread.ended:
+            thread.sweep.leave_out(orders.arms.get(name, ()))
             if name in orders.missions:
                 thread.sweep.stop()
             continue

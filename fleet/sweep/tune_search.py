@@ -55,7 +55,8 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
             return
         row = self._row_of(trial)
         if row is None:
-            self.lost.append(trial)
+            if not self._search.leaves_out(trial.arm):
+                self.lost.append(trial)
             return
         self._search.tell(row)
         self._tell(trial, row)

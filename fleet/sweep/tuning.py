@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,10 @@ class TuneSweep:
     def stop(self) -> None:
         """Ends the sweep soon; finished trials are kept."""
         self._stop.set()
+
+    def leave_out(self, cancelled: Collection[str]) -> None:
+        """Goes on without arms that a user cancelled; what is in training of them ends unheeded."""
+        self._search.leave_out(cancelled)
 
     def run(self) -> SweepOutcome:
         """Runs what is missing.

@@ -20,7 +20,7 @@ from fleet.ledger.records import SplitTicket
 from fleet.ledger.writer import Ledger
 from fleet.plan import plan_campaign
 from fleet.settings import RunPaths
-from fleet.sweep.settling import settled_spec, settlement, with_choices
+from fleet.sweep.settling import CANCELLED, settled_spec, settlement, with_choices
 from missions.errors import LockedSplitError
 from missions.spec import MissionSpec, parse_spec
 
@@ -175,3 +175,17 @@ def test_sweep_and_gates_are_fixed_once_a_test_score_was_read(
     with LedgerReader(paths.ledger) as reader:
         assert kinds(reader) == ["mission_file", "sweep", "freeze", "test_read"]
         assert reader.swept_spec_json("F1") is not None
+
+
+def test_an_arm_that_the_sweep_went_on_without_is_not_taken_up_again(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be confirmed with untuned settings beside arms that were tuned."""
+    ledger = Ledger(paths.ledger)
+    ledger.cancel_order("F1", "extra", "cancelled by the user")
+    body = {"mission": "F1", "choices": {}, "untuned": {"extra": CANCELLED}}
+    ledger.decide("sweep", body)
+    ledger.close()
+    words = ["retry", "--cancelled", "one", "--runs-dir", str(paths.root.parent)]
+    assert cli.run(words) == 2
+    assert "F1:extra: cancelled before the mission's sweep was settled" in capsys.readouterr().err

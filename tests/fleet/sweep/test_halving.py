@@ -118,6 +118,33 @@ def test_how_many_run_at_once_changes_nothing_but_the_order(at_once: int) -> Non
     assert one.outcome() == many.outcome()
 
 
+def test_an_arm_that_is_cancelled_is_left_out_and_the_others_choose_alike() -> None:
+    scores = {0: 0.1, 1: 0.9, 2: 0.5, 3: 0.3}
+    whole, _ = search_of(make_spec(trials=4, num_rungs=2))
+    run_all(whole, scores)
+    search, _ = search_of(make_spec(trials=4, num_rungs=2))
+    for _ in range(4):
+        found = search.next()
+        assert isinstance(found, Trial)
+        search.start(found)
+        if (found.arm, found.number) != ("plain", 1):
+            search.tell(row(found, scores[found.number]))
+    search.leave_out(["plain"])  # a trial of it is at work, and is waited for by nobody
+    assert {arm for arm, _, _ in run_all(search, scores)} == {"treated"}
+    outcome = search.outcome()
+    assert outcome.choices == tuple(c for c in whole.outcome().choices if c.arm == "treated")
+    assert {r.arm for r in outcome.rows} == {"treated", "plain"}, "what was run is told"
+
+
+def test_an_arm_whose_settings_another_takes_is_searched_on() -> None:
+    search, _ = search_of(make_spec())
+    search._follow = {"extra": ("plain",)}
+    search.leave_out(["plain"])
+    assert not search.leaves_out("plain")
+    search.leave_out(["plain", "extra"])
+    assert search.leaves_out("plain")
+
+
 def test_equal_scores_keep_the_earlier_trial_and_min_turns_it_round() -> None:
     search, _ = search_of(make_spec(trials=3))
     run_all(search, {0: 0.5, 1: 0.5, 2: 0.4})

@@ -86,6 +86,17 @@ def test_nothing_is_begun_after_a_trial_without_a_result() -> None:
     assert (proposer.learned, told) == ({0: 0.5}, [rows[0]])
 
 
+def test_a_lost_trial_of_a_cancelled_arm_ends_nothing() -> None:
+    from fleet.sweep.tune_search import LedgerSearch
+
+    missions = MissionSearch(spec(), lambda arm: Listed())
+    search = LedgerSearch(missions, lambda trial: None, lambda trial, row: None)
+    assert isinstance(search.suggest("a"), dict)
+    missions.leave_out(["treated"])
+    search.on_trial_complete("a", error=True)
+    assert search.lost == []
+
+
 def wrapped(cause: Exception) -> Exception:
     """As Ray hands on what a task raised: of both kinds, and its words are a traceback."""
     error = RayTaskError("train", "ray::trial (pid=1)\nTraceback ...", cause)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,33 @@ def test_a_cancelled_mission_ends_its_sweep_and_no_other(
     capsys.readouterr()
     assert sweep("F1", "F2") == 0
     assert "F1: cancelled in this run" in capsys.readouterr().err
+
+
+def test_a_cancelled_arm_gets_no_more_trials_and_the_others_are_settled(
+    sweep: Callable[..., int], paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its search cannot fail the mission either: it has no trial that could be chosen."""
+    monkeypatch.setitem(SWEEP, "arms", {"treated": {}, "plain": {}, "extra": {}})
+    monkeypatch.delitem(SWEEP, "follow")
+
+    def ask(sweep: TuneSweep) -> None:
+        requests.ask(paths, "cancel", "F1", "extra")
+        until = time.monotonic() + 20
+        while not sweep._search.leaves_out("extra") and time.monotonic() < until:
+            time.sleep(0.01)
+
+    assert sweep(before=after(4, ask)) == 0
+    with LedgerReader(paths.ledger) as reader:
+        trials = reader.trials("F1")
+        (choice,) = [link.body for link in reader.decisions() if link.kind == "sweep"]
+        confirmed = settled_spec(reader, spec_of())
+    # The fifth trial, before which the user asked, is extra's second at most.
+    assert sum(row.arm == "extra" for row in trials) <= 2
+    assert sorted(choice["choices"]) == ["plain", "treated"]
+    assert choice["untuned"] == {"extra": "cancelled before the sweep was settled"}
+    assert {c["evaluations"] for c in choice["choices"].values()} == {4 + 2}
+    assert confirmed is not None
+    assert confirmed.arms["extra"] == spec_of().arms["extra"], "the file's own settings"
 
 
 def test_events_are_told_however_many_there_were_before(
