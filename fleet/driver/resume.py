@@ -58,6 +58,48 @@ class ResumeOrder:
         return self.failed or self.cancelled
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Taken:
+    """A run that this command has taken over."""
+
+    order: ResumeOrder
+    paths: RunPaths
+    lock: HeldLock
+    asked: OrderFile
+    """What the launch was asked for."""
+    standing: Standing
+    started: float
+    """When the command was given (seconds since the epoch)."""
+
+    @property
+    def settings(self) -> LaunchSettings:
+        from fleet.driver import preflight
+
+        order, asked = self.order, self.asked
+        return LaunchSettings(
+            paths=self.paths,
+            profile=asked.profile,
+            command=asked.command,
+            cpus=preflight.default_cpus(order.cpus or asked.cpus),
+            address=asked.address,
+            catalog=asked.catalog,
+            worker_env=order.worker_env,
+            alerts=asked.alerts,
+            storage=order.storage or asked.storage,
+            session=self.lock.session,
+            beat=self.lock.beat,
+        )
+
+    @property
+    def wishes(self) -> Wishes:
+        registry = self.asked.registry
+        return Wishes(
+            as_json=self.order.as_json,
+            require_promotion=self.order.require_promotion,
+            registry=None if registry is None else Path(registry),
+        )
+
+
 def carry_out(order: ResumeOrder) -> int:
     """Carries a resume or a retry out and returns its exit code."""
     started = psutil.Process().create_time()
@@ -70,9 +112,12 @@ def carry_out(order: ResumeOrder) -> int:
         _end_leftovers(paths, lock, before.seen if before is not None else None)
         requests.forget(paths)
         standing = look(paths, order.missions)
+        taken = _Taken(
+            order=order, paths=paths, lock=lock, asked=asked, standing=standing, started=started
+        )
         if standing.complete and not order.retries:
             if not standing.finished:
-                return _finish(order, paths, lock, asked, standing, started=started)
+                return _finish(taken)
             say(f"run {paths.run_id} is complete: nothing is left to do")
             if standing.failed:
                 say(
@@ -88,19 +133,13 @@ def carry_out(order: ResumeOrder) -> int:
             )
         if order.cancelled:
             _refuse_unswept(paths, _chosen(order, standing))
-        return _go_on(order, paths, lock, asked, standing, started=started)
+        return _go_on(taken)
 
 
-def _go_on(
-    order: ResumeOrder,
-    paths: RunPaths,
-    lock: HeldLock,
-    asked: OrderFile,
-    standing: Standing,
-    *,
-    started: float,
-) -> int:
+def _go_on(taken: _Taken) -> int:
     from fleet.driver import preflight
+
+    order, paths, asked, standing = taken.order, taken.paths, taken.asked, taken.standing
 
     code_version = provenance.code_version()
     found = changes.compare(asked.parsed(), _resolved_now(asked, order.runs_dir))
@@ -117,7 +156,7 @@ def _go_on(
         profile=asked.profile,
         code_version=code_version,
     )
-    settings = _settings(order, paths, lock, asked)
+    settings = taken.settings
     if asked.address is None:
         preflight.check_resources(plan, preflight.this_machine(settings.cpus))
     preflight.check_disk(paths.root)
@@ -143,66 +182,31 @@ def _go_on(
         if order.retries:
             uncancelled = standing.cancelled_missions if order.cancelled else ()
             ledger.call("retry", _chosen(order, standing), uncancelled)
-        ledger.call("reopen", lock.session)
+        ledger.call("reopen", taken.lock.session)
         _note_order(paths, asked, plan, found)
 
     meta = {**launch_facts(settings), "base_figures": figures}
     return work(
         plan,
         settings,
-        _wishes(order, asked),
-        started=started,
+        taken.wishes,
+        started=taken.started,
         meta=meta,
         earlier_s=standing.earlier_s,
         prepare=prepare,
     )
 
 
-def _finish(
-    order: ResumeOrder,
-    paths: RunPaths,
-    lock: HeldLock,
-    asked: OrderFile,
-    standing: Standing,
-    *,
-    started: float,
-) -> int:
+def _finish(taken: _Taken) -> int:
     """What follows the verdicts of a driver that was gone before it had done it."""
-    say(f"run {paths.run_id} has its verdicts: report, promotion and copy are made now")
+    run_id, standing = taken.paths.run_id, taken.standing
+    say(f"run {run_id} has its verdicts: report, promotion and copy are made now")
     return finish(
-        _settings(order, paths, lock, asked),
-        _wishes(order, asked),
-        started=started,
+        taken.settings,
+        taken.wishes,
+        started=taken.started,
         since=standing.last_began,
         wall_time_s=standing.earlier_s,
-    )
-
-
-def _settings(
-    order: ResumeOrder, paths: RunPaths, lock: HeldLock, asked: OrderFile
-) -> LaunchSettings:
-    from fleet.driver import preflight
-
-    return LaunchSettings(
-        paths=paths,
-        profile=asked.profile,
-        command=asked.command,
-        cpus=preflight.default_cpus(order.cpus or asked.cpus),
-        address=asked.address,
-        catalog=asked.catalog,
-        worker_env=order.worker_env,
-        alerts=asked.alerts,
-        storage=order.storage or asked.storage,
-        session=lock.session,
-        beat=lock.beat,
-    )
-
-
-def _wishes(order: ResumeOrder, asked: OrderFile) -> Wishes:
-    return Wishes(
-        as_json=order.as_json,
-        require_promotion=order.require_promotion,
-        registry=None if asked.registry is None else Path(asked.registry),
     )
 
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet.errors import LedgerError, StorageError
-from fleet.ledger import chain, planning, reopening, results, split_lock, sweeps
+from fleet.errors import StorageError
+from fleet.ledger import chain, leases, planning, reopening, results, split_lock, sweeps
 from fleet.ledger.database import lock_for_writing, open_writer, transaction
 from fleet.ledger.records import Lease, LostAttempt, Point, RunResult, SplitTicket
 from fleet.ledger.transitions import Transitions
-from fleet.policies import Cause, LeaseVerdict, judge_lease
+from fleet.policies import Cause
 from fleet.redaction import redactor
 from fleet.states import RunState
 
@@ -186,63 +186,19 @@ class Ledger:
         process_started: float | None = None,
     ) -> None:
         """A worker reports for work; what its dead predecessor of the same rank held goes back."""
-        now = self._clock()
+        row = (attempt, mission, job, rank, host, pid, process_started)
         with self._turn():
-            if self._inside.one("SELECT 1 FROM attempts WHERE attempt = ?", attempt):
-                return
-            for (older,) in self._cx.execute(
-                "SELECT attempt FROM attempts WHERE job = ? AND rank = ? AND ended_at IS NULL",
-                (job, rank),
-            ).fetchall():
-                self._inside.end_attempt(older, Cause.WORKER_DIED, "the worker process died")
-            self._cx.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?)",
-                (attempt, mission, job, rank, host, pid, now, now, process_started),
-            )
+            leases.begin_attempt(self._cx, self._inside, row, self._clock())
 
     def heartbeat(self, attempt: str) -> bool:
         """The attempt is alive. Returns whether it should stop."""
         with self._turn():
-            mission, ended = self._inside.need(
-                "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
-            )
-            if ended is not None:
-                return True
-            self._cx.execute(
-                "UPDATE attempts SET seen_at = ? WHERE attempt = ?", (self._clock(), attempt)
-            )
-            for (run,) in self._inside.held_runs(attempt, RunState.STALE):
-                self._inside.move(run, RunState.RUNNING, "heard of again", attempt)
-            return self._inside.stopping(mission)
+            return leases.heartbeat(self._cx, self._inside, attempt, self._clock())
 
     def lease(self, attempt: str) -> Lease | None:
         """The next pack for this attempt; the one that it still holds, if any; or None."""
         with self._turn():
-            mission, ended = self._inside.need(
-                "SELECT mission, ended_at FROM attempts WHERE attempt = ?", attempt
-            )
-            if ended is not None or self._inside.stopping(mission):
-                return None
-            held = self._inside.one(
-                "SELECT pack FROM packs WHERE owner = ? AND ended_at IS NULL", attempt
-            )
-            if held is not None:
-                return self._inside.lease_of(held[0])
-            free = self._inside.one(
-                "SELECT pack FROM packs WHERE mission = ? AND owner IS NULL AND ended_at IS NULL"
-                " ORDER BY position LIMIT 1",
-                mission,
-            )
-            if free is None:
-                return None
-            self._cx.execute(
-                "UPDATE packs SET owner = ?, tries = tries + 1, leased_at = ? WHERE pack = ?",
-                (attempt, self._clock(), free[0]),
-            )
-            lease = self._inside.lease_of(free[0])
-            for run in lease.missing:
-                self._inside.move(run, RunState.LEASED, "", attempt)
-            return lease
+            return leases.lease(self._cx, self._inside, attempt, self._clock())
 
     def start_pack(self, attempt: str, pack: str) -> None:
         """The pack's training begins."""
@@ -285,14 +241,7 @@ class Ledger:
     def end_pack(self, attempt: str, pack: str) -> None:
         """The holder is done with the pack, whatever became of its runs."""
         with self._turn():
-            row = self._inside.need("SELECT owner, ended_at FROM packs WHERE pack = ?", pack)
-            if row[1] is not None:
-                return
-            self._inside.check_owner(attempt, pack)
-            open_runs = [run for run, state in self._inside.states(pack) if not state.is_terminal]
-            if open_runs:
-                raise LedgerError(f"Pack {pack} ends with open runs: {', '.join(open_runs)}.")
-            self._cx.execute("UPDATE packs SET ended_at = ? WHERE pack = ?", (self._clock(), pack))
+            leases.end_pack(self._cx, self._inside, attempt, pack, self._clock())
 
     def end_attempt(self, attempt: str, cause: Cause | None = None, reason: str = "") -> None:
         """A worker leaves; a pack that it still holds is released as `cause` asks."""
@@ -300,41 +249,14 @@ class Ledger:
             self._inside.end_attempt(attempt, cause, reason)
 
     def end_job(self, job: str, reason: str, cause: Cause = Cause.WORKER_DIED) -> None:
-        """A worker group is gone: every attempt of it that did not say good-bye has died.
-
-        They end at one time: one death took the others along.
-        """
-        now = self._clock()
+        """A worker group is gone: every attempt of it that did not say good-bye has died."""
         with self._turn():
-            for (attempt,) in self._cx.execute(
-                "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
-            ).fetchall():
-                self._inside.end_attempt(attempt, cause, reason, now=now)
+            leases.end_job(self._cx, self._inside, job, cause, reason, self._clock())
 
     def sweep_leases(self, *, stale_after_s: float) -> list[LostAttempt]:
         """Marks the runs of silent workers STALE, then takes them away; returns who lost them."""
-        now = self._clock()
-        lost: list[LostAttempt] = []
         with self._turn():
-            for attempt, seen, host, pid, started in self._cx.execute(
-                "SELECT attempt, seen_at, host, pid, process_started FROM attempts"
-                " WHERE ended_at IS NULL"
-            ).fetchall():
-                verdict = judge_lease(now - seen, stale_after_s=stale_after_s)
-                text = f"silent for {now - seen:.0f} s"
-                if verdict is LeaseVerdict.STALE:
-                    for (run,) in self._inside.held_runs(attempt, RunState.RUNNING):
-                        self._inside.move(run, RunState.STALE, text, attempt)
-                        self._inside.event("warning", run, f"its worker is {text}")
-                elif verdict is LeaseVerdict.LOST:
-                    reason = f"the worker was {text}"
-                    self._inside.end_attempt(attempt, Cause.WORKER_DIED, reason)
-                    lost.append(
-                        LostAttempt(
-                            attempt=attempt, host=host, pid=pid, process_started=started, text=text
-                        )
-                    )
-        return lost
+            return leases.sweep(self._cx, self._inside, self._clock(), stale_after_s=stale_after_s)
 
     def fail_mission(self, mission: str, *, reason: str, traceback: str) -> None:
         """The whole mission failed (prepare, base, worker group): its open runs fail with it."""
