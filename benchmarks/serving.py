@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -41,6 +39,7 @@ import httpx2
 import psutil
 import torch
 from peft_server import ADAPTERS, MOST, RANK, TOKENS, folders
+from serving_report import CLAIMED, Figure, Found, report
 
 from bem import AdapterHost, load_base
 from bem.checkpoint import built_adapter
@@ -50,8 +49,6 @@ from fleet.serving import trial
 from missions.base_model import bundled_path
 
 PROMPT_TOKENS = 48
-CLAIMED = (32, 8)
-"""Clients and adapters of the comparison with PEFT."""
 REQUESTS = {1: 12, 8: 64, 32: 128}
 """Of a round, by clients."""
 SLOW_REQUESTS = {1: 8, 8: 8, 32: 32}
@@ -59,20 +56,6 @@ SLOW_REQUESTS = {1: 8, 8: 8, 32: 32}
 MOST_ROUNDS, LEAST_ROUNDS = 9, 3
 READY_S = 300.0
 """How long a server may take to answer."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """One cell of one round."""
-
-    tokens_s: float
-    tokens_cpu_s: float
-    latencies_ms: tuple[float, ...]
-    texts: tuple[str, ...]
-
-
-Found = dict[tuple[str, int, int], list[Figure]]
-"""(system, clients, adapters) -> a figure a round."""
 
 
 def choose_prompts(engine: Engine, names: Sequence[str]) -> list[list[int]]:
@@ -304,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"round {rounds}: {time.monotonic() - at_s:.0f} s\n")
         facts |= {"rounds": rounds, "load_after": os.getloadavg()}
         facts |= {"minutes": round((time.monotonic() - began) / 60, 1)}
-        _report(found, cells, base.tokenizer, facts, args.json)
+        report(found, cells, base.tokenizer, facts, args.json)
     if rounds < LEAST_ROUNDS:
         sys.stderr.write(f"only {rounds} rounds fitted: a quieter machine, or more --minutes\n")
     return 0
@@ -366,82 +349,6 @@ def one_round(
             found.setdefault((name, clients, adapters), []).append(figure)
         figure = bare(engine, names, rows, clients, adapters, requests)
         found.setdefault(("engine", clients, adapters), []).append(figure)
-
-
-def _report(
-    found: Found,
-    cells: Sequence[tuple[int, int]],
-    tokenizer: Any,
-    facts: dict[str, Any],
-    out: Path | None,
-) -> None:
-    rows: list[dict[str, Any]] = []
-    lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
-    lines.append("| clients | adapters | system | tokens/s | tokens/CPU s | p50 ms | p99 ms |")
-    lines.append("|---|---|---|---|---|---|---|")
-    for clients, adapters in cells:
-        for name in ("ours", "engine", "set", "names"):
-            figures = found[name, clients, adapters]
-            ordered = sorted(ms for figure in figures for ms in figure.latencies_ms)
-            row = {
-                "clients": clients,
-                "adapters": adapters,
-                "system": name,
-                "requests": len(ordered),
-                "tokens_s": statistics.median(f.tokens_s for f in figures),
-                "tokens_cpu_s": statistics.median(f.tokens_cpu_s for f in figures),
-                "p50_ms": ordered[len(ordered) // 2],
-                "p99_ms": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
-            }
-            rows.append(row)
-            lines.append(
-                f"| {clients} | {adapters} | {name} | {row['tokens_s']:.0f} | "
-                f"{row['tokens_cpu_s']:.0f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} |"
-            )
-    one, many = ("ours", 32, 1), ("ours", 32, 32)
-    claims = [
-        ("ours over set, 32 clients, 8 adapters", ">= 3", ("ours", *CLAIMED), ("set", *CLAIMED)),
-        ("ours over names, 32 clients, 8 adapters", ">= 3",
-         ("ours", *CLAIMED), ("names", *CLAIMED)),
-        ("ours, 32 adapters over 1, 32 clients", ">= 0.8", many, one),
-        ("bare engine over ours, 8 clients, 8 adapters", "<= 1.3",
-         ("engine", 8, 8), ("ours", 8, 8)),
-    ]  # fmt: skip
-    told = []
-    lines.append(
-        "\n| claim | asked | tokens/s | least, greatest | tokens/CPU s |\n|---|---|---|---|---|"
-    )
-    for claim, asked, above, below in claims:
-        wall, cpu = _ratios(found, above, below)
-        told.append({"claim": claim, "asked": asked, "tokens_s": wall, "tokens_cpu_s": cpu})
-        lines.append(
-            f"| {claim} | {asked} | {statistics.median(wall):.2f} | {min(wall):.2f}, "
-            f"{max(wall):.2f} | {statistics.median(cpu):.2f} |"
-        )
-    same = _same_answers(found, tokenizer)
-    lines.append(f"\nanswers equal to PEFT's: {same[0]} of {same[1]}")
-    sys.stdout.write("\n".join(lines) + "\n")
-    if out is not None:
-        text = {"machine": facts, "rows": rows, "claims": told, "same": same}
-        out.write_text(json.dumps(text, indent=1) + "\n")
-
-
-def _ratios(
-    found: Found, above: tuple[str, int, int], below: tuple[str, int, int]
-) -> tuple[list[float], list[float]]:
-    """Within each round: of tokens a second, of tokens a CPU second."""
-    pairs = list(zip(found[above], found[below], strict=True))
-    return (
-        [a.tokens_s / b.tokens_s for a, b in pairs],
-        [a.tokens_cpu_s / b.tokens_cpu_s for a, b in pairs],
-    )
-
-
-def _same_answers(found: Found, tokenizer: Any) -> tuple[int, int]:
-    ours = found["ours", *CLAIMED][-1].texts
-    theirs = found["names", *CLAIMED][-1].texts
-    decoded = [tokenizer.decode(json.loads(t), skip_special_tokens=True) for t in theirs]
-    return sum(a == b for a, b in zip(ours, decoded, strict=True)), len(decoded)
 
 
 if __name__ == "__main__":
