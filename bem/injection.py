@@ -311,21 +311,21 @@ class AdapterHost(nn.Module):
         """Each adapter begins with its own rows of the batch."""
         batch, tokens = batch_of(args, kwargs)
         split = split_of(context, batch, self.base.device, decoding=decoding)
-        acting = []
+        acting: dict[str, Adapter] = {}
         for name, part in split.parts.items():
             own_BT = None if mask_BT is None else part.of(mask_BT)
-            own = part.context
-            if prepare(name, self[name], own, kwargs, own_BT, decoding=decoding, known=True):
-                acting.append(name)
-        for name in acting:
-            if self[name].reads_base_output:
+            own, adapter = part.context, self[name]
+            if prepare(name, adapter, own, kwargs, own_BT, decoding=decoding, known=True):
+                acting[name] = adapter
+        for name, adapter in acting.items():
+            if adapter.reads_base_output:
                 self._enforce(())
                 part = split.parts[name]
                 own_args, own_kwargs = own_rows(part, args, kwargs, batch)
                 read_base(
                     self.base.decoder,
                     name,
-                    self[name],
+                    adapter,
                     part.context,
                     own_args,
                     own_kwargs,
@@ -333,7 +333,7 @@ class AdapterHost(nn.Module):
                 )
         forward = MixedForward.at(
             split,
-            {name: self[name] for name in acting},
+            acting,
             self._stacks,
             host=cast("Mapping[str, Adapter]", self.adapters),
             tokens=tokens,

@@ -43,6 +43,9 @@ class Limits:
     """Tokens of a prompt and its answer."""
     prefill_tokens: int = 4096
     """Prompt tokens of one step, padding included: between them others go on."""
+    hold_steps: int = 4
+    """So many steps a few prompts wait for more, where at least twice as many answers are in
+    progress: of a small model a prompt read alone costs all of them a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +99,8 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._rows: list[_Row] = []
         self._places = Places(rows=self.limits.rows, columns=self.positions)
+        self._held = 0
+        """Steps that those who wait were held."""
         self._context: RoutingContext | None = None
         self._token_B1 = self._length_B = torch.empty(0)
         self._eos = _eos_ids(host)
@@ -119,19 +124,28 @@ class Engine:
                 f"The prompt has {len(request.prompt_ids)} tokens and max_tokens is "
                 f"{request.max_tokens}: at least 1, together at most {self.positions}."
             )
-        waiting = len(self._inbox) + len(self._waiting)
-        if waiting >= self.limits.queue:
-            raise QueueFullError(f"{waiting} answers wait already.")
+        if self.waiting >= self.limits.queue:
+            raise QueueFullError(f"{self.waiting} answers wait already.")
         ticket = Ticket(request, emit)
         self._inbox.append(ticket)
         return ticket
 
     @property
+    def running(self) -> int:
+        """Answers in progress."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for a row."""
+        return len(self._inbox) + len(self._waiting)
+
+    @property
     def load(self) -> Load:
         """How busy it is."""
         return Load(
-            running=len(self._rows),
-            waiting=len(self._inbox) + len(self._waiting),
+            running=self.running,
+            waiting=self.waiting,
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
             answer_tokens=self._answer_tokens,
@@ -150,9 +164,12 @@ class Engine:
         self._admit()
         if self._rows:
             self._guard(self._decode, list(self._rows))
-        if not self._rows and not self._waiting:
-            self._places.clear()
         return bool(self._rows or self._waiting or self._inbox)
+
+    def rest(self) -> None:
+        """Nothing has come for a while: give the memory of keys and values back."""
+        if not self._rows:
+            self._places.clear()
 
     def _drop(self) -> None:
         """Rows that nobody waits for, and those whose time is over."""
@@ -166,6 +183,11 @@ class Engine:
         self._remove(gone)
 
     def _admit(self) -> None:
+        few = len(self._rows) >= 2 * len(self._waiting)
+        if not self._waiting or (few and self._held < self.limits.hold_steps):
+            self._held += bool(self._waiting)
+            return
+        self._held = 0
         free = self.limits.rows - len(self._rows)
         chosen: list[Ticket] = []
         width = 0
@@ -285,10 +307,14 @@ class Engine:
         self._places.reserve(end)
         length_B = self._length_B
         columns_C = torch.arange(end, device=length_B.device)
+        # Four dimensions, as attention adds it: transformers then makes no mask of its own, which
+        # took a twentieth of a step.
+        lowest = torch.finfo(self._places.dtype).min
+        mask_BC = torch.where(columns_C <= length_B[:, None], 0.0, lowest).to(self._places.dtype)
         with self.host.routing(self._context):
             out = self.host.base.decoder(
                 input_ids=self._token_B1,
-                attention_mask=(columns_C <= length_B[:, None]).long(),
+                attention_mask=mask_BC[:, None, None],
                 past_key_values=self._places.step(length_B, end),
                 position_ids=length_B[:, None],
                 use_cache=True,
@@ -355,6 +381,7 @@ class Engine:
         return finish
 
     def _broken(self, row: _Row) -> Finish:
+        self._places.wipe(self._rows.index(row))
         row.ticket.emit(
             Event(finish="error", error="The model's logits are not finite for this input.")
         )

@@ -4,7 +4,7 @@ Position p of a row stands in column p of its place, so rows need no common leng
 writes each row's new key at that row's own end and reads up to the longest. It knows neither tokens
 nor adapters.
 
-Legend: N places, B rows, H heads, C columns, K head size, T positions.
+Legend: N places, B rows, H heads, C columns, K head size, T positions, Z = B * H.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ _FIRST_COLUMNS = 128
 
 
 class _Step(DynamicLayer):  # type: ignore[misc]
-    """One layer during one decode step of the first B places."""
+    """One layer during one decode step of the first B places; `place_Z`: where, in rows of size
+    K, each row's new key of each head stands."""
 
-    def __init__(self, keys_BHCK: Tensor, values_BHCK: Tensor, length_B: Tensor, end: int) -> None:
+    def __init__(self, keys_BHCK: Tensor, values_BHCK: Tensor, place_Z: Tensor, end: int) -> None:
         super().__init__()
         self.keys, self.values = keys_BHCK, values_BHCK
         self.dtype, self.device = keys_BHCK.dtype, keys_BHCK.device
         self.is_initialized = True
-        self._length_B = length_B
-        self._row_B = torch.arange(len(length_B), device=length_B.device)
+        self._place_Z = place_Z
         self._end = end
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        self.keys[self._row_B, :, self._length_B] = key_states[:, :, 0]
-        self.values[self._row_B, :, self._length_B] = value_states[:, :, 0]
+        for kept_BHCK, new_BH1K in ((self.keys, key_states), (self.values, value_states)):
+            size = kept_BHCK.shape[-1]
+            kept_BHCK.view(-1, size).index_copy_(0, self._place_Z, new_BH1K.reshape(-1, size))
         return self.keys[:, :, : self._end], self.values[:, :, : self._end]
 
     def get_seq_length(self) -> int:
@@ -52,6 +53,11 @@ class Places:
         self.rows = rows
         self.columns = columns
         self._layers: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._layers[0][0].dtype
 
     @property
     def num_bytes(self) -> int:
@@ -86,7 +92,21 @@ class Places:
     def step(self, length_B: Tensor, end: int) -> Any:
         """The cache of one decode step of the first B places, whose longest row will be `end`."""
         rows = len(length_B)
-        return Cache(layers=[_Step(k[:rows], v[:rows], length_B, end) for k, v in self._layers])
+        layers = []
+        places: dict[tuple[int, int], Tensor] = {}
+        for keys, values in self._layers:
+            heads, columns = keys.shape[1:3]
+            if (heads, columns) not in places:
+                first_Z = torch.arange(0, rows * heads * columns, columns, device=length_B.device)
+                places[heads, columns] = first_Z + length_B.repeat_interleave(heads)
+            layers.append(_Step(keys[:rows], values[:rows], places[heads, columns], end))
+        return Cache(layers=layers)
+
+    def wipe(self, place: int) -> None:
+        """Zeros: what is not finite there would reach the next row through weights of 0."""
+        for pair in self._layers:
+            for both_NHCK in pair:
+                both_NHCK[place] = 0.0
 
     def clear(self) -> None:
         """Give the memory back; no row may stand here."""

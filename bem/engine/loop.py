@@ -23,6 +23,10 @@ from bem.errors import QueueFullError
 T = TypeVar("T")
 Pieces = Generator[None, None, T]
 """Work that yields where others may go on, and returns its result."""
+QUIET_S, GATHER_S = 0.006, 0.05
+"""Whoever got an answer together asks again nearly together: an engine that has just run empty
+begins once as many wait as it answered, when none came for the first, or after the second. A
+prompt read alone costs half of what eight cost together, and stays a step out of time with them."""
 
 
 class EngineLoop:
@@ -39,6 +43,9 @@ class EngineLoop:
         self._running = False
         self._beat_s = time.monotonic()
         self._after_step: Callable[[], None] | None = None
+        self._together = 0
+        """Most answers side by side since the engine was empty."""
+        self._busy_s = 0.0
         self._thread = threading.Thread(target=self._work, name="bem-engine", daemon=True)
 
     def start(self) -> None:
@@ -112,11 +119,29 @@ class EngineLoop:
                 _settle(*self._calls.popleft())
             if self._pieces:
                 self._next_piece()
+            self._gather()
             more = self.engine.step()
             if self._after_step is not None:
                 self._after_step()
-            if not (more or self._calls or self._pieces):
-                self._wake.wait(1.0)
+            if not (more or self._calls or self._pieces) and not self._wake.wait(1.0):
+                self.engine.rest()
+
+    def _gather(self) -> None:
+        now = time.monotonic()
+        if self.engine.running:
+            self._together = max(self._together, self.engine.running)
+            self._busy_s = now
+            return
+        if not self.engine.waiting:
+            return
+        expected, self._together = self._together, 0
+        until = now + GATHER_S if now - self._busy_s < GATHER_S else now
+        while time.monotonic() < until:
+            self._wake.clear()
+            if self.engine.waiting >= expected or self._calls or self._pieces or self._stop:
+                return
+            if not self._wake.wait(QUIET_S):
+                return
 
     def _next_piece(self) -> None:
         pieces, future = self._pieces.popleft()

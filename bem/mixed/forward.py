@@ -157,12 +157,13 @@ class StackedRows:
                 adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
             )
         live = stack.is_live()
+        kept = keep and not live and stack.num_bytes * len(which) <= KEPT_BYTES
         self._products = [
             PRODUCTS[self._layout](
                 SiteStack(stack=stack, index=index, live=live),
                 which_B,
                 len(stacked),
-                keep=keep and not live and stack.num_bytes() * len(which) <= KEPT_BYTES,
+                keep=kept,
             )
             for index in range(len(stack.layers))
         ]

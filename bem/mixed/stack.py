@@ -44,6 +44,9 @@ class Stack:
         self._to_stack = controllers
         self._kept: dict[tuple[int, str, Form], Tensor] = {}
         self._kept_gated: dict[int, tuple[Tensor, Tensor]] = {}
+        size = sum(p.numel() * p.element_size() for p in self._seen.parameters)
+        self.num_bytes = size // len(adapters)
+        """Of the layers of one adapter."""
 
     def is_fresh(self) -> bool:
         """Whether the parameters are those that were stacked, unchanged."""
@@ -54,11 +57,6 @@ class Stack:
         if self._controllers is None and self._to_stack:
             self._controllers = StackedControllers(self._to_stack)
         return self._controllers
-
-    def num_bytes(self) -> int:
-        """Of the layers of one adapter."""
-        found = self._seen.parameters
-        return sum(p.numel() * p.element_size() for p in found) // len(self.adapters)
 
     def is_live(self) -> bool:
         """Whether a forward that begins now must have the stack in its graph."""

@@ -336,7 +336,10 @@ def test_cancel_deadline_and_a_full_queue(model: BEMModel) -> None:
     assert answers[1].finish == "deadline"
     run(engine)
     assert answers[2].finish in ("stop", "length")
-    assert engine.load.running == engine.load.waiting == engine.load.kv_bytes == 0
+    assert engine.load.running == engine.load.waiting == 0
+    assert engine.load.kv_bytes > 0
+    engine.rest()
+    assert engine.load.kv_bytes == 0
 
 
 def test_requests_that_do_not_fit(model: BEMModel) -> None:
@@ -371,6 +374,12 @@ def test_a_fault_costs_only_its_own_answer(model: BEMModel) -> None:
     assert broken.finish == "error"
     assert "not finite" in broken.events[-1].error
     assert late.finish in ("stop", "length")
+    # What was not finite is gone from the place where the next row stands.
+    later = [Answer() for _ in range(4)]
+    for answer, text in zip(later, ("abc", "a prompt of more tokens", "b", "c"), strict=True):
+        engine.submit(Request(prompt_ids=ids(model, text), max_tokens=6), answer)
+    run(engine)
+    assert all(answer.finish in ("stop", "length") for answer in later)
 
 
 def test_the_bundled_base_answers(tmp_path: Path) -> None:
