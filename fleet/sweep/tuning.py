@@ -8,11 +8,13 @@ decides stands in `halving`; Tune places, runs and restarts.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from bem.distributed import Share
 from fleet.errors import FleetError, StorageError, SweepError, cause_of, first_line
 from fleet.policies import Request
+from fleet.redaction import RedactedStream, redactor
 from fleet.settings import RunPaths
 from fleet.sweep.halving import MissionSearch
 from fleet.sweep.optuna_proposer import METRIC, OptunaProposer
@@ -138,7 +141,7 @@ class TuneSweep:
 
         folder = Path(self._job.root) / "tune"
         folder.mkdir(parents=True, exist_ok=True)
-        results = Tuner(
+        tuner = Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -156,7 +159,9 @@ class TuneSweep:
                 stop=FlagStopper(self._stop.is_set),
                 verbose=0,
             ),
-        ).fit()
+        )
+        with _log_of_tune(RunPaths(root=Path(self._job.root)).logs):
+            results = tuner.fit()
         if searcher.lost and not self._stop.is_set():
             raise end_of_sweep(self._job.mission, searcher.lost[0], results.errors)
 
@@ -178,6 +183,25 @@ class TuneSweep:
             self._job.mission,
             f"sweep: {which}: {came} ({said})",
         )
+
+
+@contextlib.contextmanager
+def _log_of_tune(logs: Path) -> Iterator[None]:
+    """Tune writes the traceback of every trial that fails to stderr: it goes to a file instead. The
+    sweep's own end says why, once."""
+    logs.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("ray.tune")
+    with (
+        (logs / "tune.log").open("a", encoding="utf-8") as stream,
+        contextlib.closing(RedactedStream(stream, redactor())) as cleaned,
+    ):
+        handler = logging.StreamHandler(cleaned)
+        logger.propagate = False  # for good: another mission may be swept at the same time
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
 
 def trial_place(request: Request) -> dict[str, Any]:
