@@ -1,7 +1,7 @@
 """Two plain servers over PEFT, to compare with (`serving.py` starts them, each in its process).
 
     set        FastAPI, one request at a time: `set_adapter`, then `generate`
-    names      FastAPI, up to 32 waiting requests in one `generate(adapter_names=...)`
+    names      FastAPI, up to 32 requests that come together in one `generate(adapter_names=...)`
 
 They hold the LoRAs of a registry that `serving.py` has made, as PEFT's own, and take one torch
 thread. POST /generate {adapter, prompt: token ids} -> {tokens}. They know nothing of the fleet's
@@ -33,6 +33,8 @@ from missions.base_model import bundled_path
 ADAPTERS, RANK, TOKENS = 32, 8, 32
 MOST = 32
 """Requests side by side, and the rows of a batch."""
+GATHER_S = 0.006
+"""A batch waits this long for one more request: shorter waits split it and make the peer slower."""
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -69,9 +71,11 @@ def serve(mode: str, registry: Path, port: int) -> None:
     async def batches() -> None:
         while True:
             waiting = [await queue.get()]
-            await asyncio.sleep(0.002)  # those that come together go together
-            while len(waiting) < MOST and not queue.empty():
-                waiting.append(queue.get_nowait())
+            while len(waiting) < MOST:
+                try:
+                    waiting.append(await asyncio.wait_for(queue.get(), GATHER_S))
+                except TimeoutError:
+                    break
             rows = [ids for _, ids, _ in waiting]
             made = await asyncio.to_thread(generate, rows, [name for name, _, _ in waiting])
             for (_, _, future), tokens in zip(waiting, made, strict=True):
