@@ -9,6 +9,7 @@ recordings of their own (`driver_kills.py`, `soak.py`), read from `results/`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from fleet.provenance import recorded  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+RECORD = RESULTS / "faults.json"
 MIN_POINTS = 20
 """Kills of drivers below which the row says that nothing was recorded."""
 PAGE = ROOT / "docs" / "faults.md"
@@ -153,23 +155,34 @@ ROWS = (
 
 
 def main() -> None:
-    tests = sorted({test for row in ROWS for test in row.tests})
-    head = recorded()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="FILE", help="Measure this file again, keep the rest.")
+    only = parser.parse_args().only
+    record: dict[str, Any] = {"outcomes": {}, "figures": {}}
+    if only:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+    record |= recorded()
+    bad = False
+    # A process for each file: Ray in one process keeps what the first test set up.
+    for file in sorted({test.partition("::")[0] for row in ROWS for test in row.tests}):
+        if only in (None, file):
+            outcomes, figures = run([t for row in ROWS for t in row.tests if t.startswith(file)])
+            record["outcomes"] |= outcomes
+            record["figures"] |= figures
+            bad |= any("failed" in cases for cases in outcomes.values())
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(record), encoding="utf-8")
+    sys.exit(1 if bad else 0)
+
+
+def run(tests: list[str]) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Runs tests of one file in a pytest of its own."""
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
-        code = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", f"--junitxml={junit}", *tests],
-            cwd=ROOT,
-            check=False,
-        ).returncode
-        outcomes, figures = read(junit)
-    figures |= recordings()
-    PAGE.write_text(page(outcomes, figures, head), encoding="utf-8")
-    (RESULTS / "faults.json").write_text(
-        json.dumps(head | {"outcomes": outcomes, "figures": figures}, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    sys.exit(code)
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={junit}"]
+        command += ["-o", "junit_family=xunit1"]  # the older form keeps what tests record
+        subprocess.run([*command, *dict.fromkeys(tests)], cwd=ROOT, check=False)
+        return read(junit)
 
 
 def read(junit: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
@@ -217,15 +230,17 @@ def _source(record: dict[str, Any]) -> str:
     return f"{record['date']}, commit {record['commit']}{', changed' if record['dirty'] else ''}"
 
 
-def page(outcomes: dict[str, list[str]], figures: dict[str, Any], head: dict[str, Any]) -> str:
+def page(record: dict[str, Any]) -> str:
     """The page, whole."""
+    outcomes, figures = record["outcomes"], record["figures"] | recordings()
     lines = [
         "# Faults",
         "",
         "Written by `python benchmarks/fault_table.py`, which injects each for real; what to do",
         "when one meets you stands in [troubleshooting.md](troubleshooting.md).",
         "",
-        f"Tests: {_source(head)}, {head['hardware']['cpus']} cores, load {head['load_at_start']}.",
+        f"Tests: {_source(record)}, {record['hardware']['cpus']} cores, "
+        f"load {record['load_at_start']}.",
         "Recordings (`driver_kills.py`, `soak.py`) name theirs.",
         "",
         "| fault | must | seen | measured |",
