@@ -34,15 +34,10 @@ from fleet.states import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 MISSIONS = ["--missions", "F1,F2", "--cpus", "2"]
-MISSIONS += [
-    "--set",
-    "params.pack_s=0.7",
-    "--set",
-    "F2:params.effect=0.0",
-    "--set",
-    "F1:params.effect=0.4",
-]
-RUNS = 18
+# Packs that are long enough for a run to be hit five times before it is over.
+MISSIONS += ["--set", "params.pack_s=4", "--set", "seeds=[0,1,2,3]"]
+MISSIONS += ["--set", "F1:params.effect=0.4", "--set", "F2:params.effect=0.0"]
+RUNS = 24
 
 
 @dataclass

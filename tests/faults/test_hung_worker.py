@@ -29,13 +29,14 @@ def test_slow_is_not_dead_and_hung_is_replaced(
     paths = RunPaths(root=tmp_path / "hung")
     arguments = ["launch", "--run-id", "hung", "--missions", "F1,F2", "--cpus", "1", "--no-promote"]
     arguments += ["--set", "params.pack_s=11", "--set", "seeds=[0,1]"]
+    arguments += ["--set", "F1:resources.expected_cpu_s=100"]  # the longest is the first
     driver = Launched(tmp_path, *arguments, FAKE_STALE_S=str(STALE_S))
 
     def held(*states: RunState) -> bool:
         if not is_begun(paths.ledger):
             return False
         with LedgerReader(paths.ledger) as reader:
-            return any(row.state in states for row in reader.runs())
+            return any(row.state in states for row in reader.runs("F1"))
 
     driver.until("training", lambda: held(RunState.RUNNING))
     where = ["--run-id", "hung", "--runs-dir", str(tmp_path)]
