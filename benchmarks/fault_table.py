@@ -158,18 +158,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="FILE", help="Measure this file again, keep the rest.")
     only = parser.parse_args().only
-    record: dict[str, Any] = {"outcomes": {}, "figures": {}}
-    if only:
-        record = json.loads(RECORD.read_text(encoding="utf-8"))
-    record |= recorded()
-    bad = False
+    found: dict[str, dict[str, Any]] = {"outcomes": {}, "figures": {}}
+    head, bad = recorded(), False
     # A process for each file: Ray in one process keeps what the first test set up.
     for file in sorted({test.partition("::")[0] for row in ROWS for test in row.tests}):
         if only in (None, file):
             outcomes, figures = run([t for row in ROWS for t in row.tests if t.startswith(file)])
-            record["outcomes"] |= outcomes
-            record["figures"] |= figures
+            found["outcomes"] |= outcomes
+            found["figures"] |= figures
             bad |= any("failed" in cases for cases in outcomes.values())
+    # Read only now: another file may have been measured meanwhile.
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if only else {}
+    record |= head | {name: record.get(name, {}) | new for name, new in found.items()}
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(record), encoding="utf-8")
     sys.exit(1 if bad else 0)

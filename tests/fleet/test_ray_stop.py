@@ -87,5 +87,5 @@ def test_the_second_signal_ends_at_once(
         took_s = time.monotonic() - started
         record_property("second_SIGINT_s", round(took_s, 1))
         assert took_s < AT_ONCE_S * CROWDED
-    assert "next: python fleet.py resume stopped" in driver.said
+    assert "python fleet.py resume stopped" in driver.said
     nothing_is_left(driver, family)
