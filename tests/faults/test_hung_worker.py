@@ -29,7 +29,7 @@ def test_slow_is_not_dead_and_hung_is_replaced(
     paths = RunPaths(root=tmp_path / "hung")
     arguments = ["launch", "--run-id", "hung", "--missions", "F1,F2", "--cpus", "1", "--no-promote"]
     arguments += ["--set", "params.pack_s=11", "--set", "seeds=[0,1]"]
-    arguments += ["--set", "F1:resources.expected_cpu_s=100"]  # the longest is the first
+    arguments += ["--set", "F2:depends_on=[F1]"]  # the one slot is F1's
     driver = Launched(tmp_path, *arguments, FAKE_STALE_S=str(STALE_S))
 
     def held(*states: RunState) -> bool:
