@@ -158,18 +158,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="FILE", help="Measure this file again, keep the rest.")
     only = parser.parse_args().only
-    found: dict[str, dict[str, Any]] = {"outcomes": {}, "figures": {}}
-    head, bad = recorded(), False
+    found: dict[str, dict[str, Any]] = {"outcomes": {}, "figures": {}, "heads": {}}
+    bad = False
     # A process for each file: Ray in one process keeps what the first test set up.
     for file in sorted({test.partition("::")[0] for row in ROWS for test in row.tests}):
         if only in (None, file):
+            found["heads"][file] = recorded()
             outcomes, figures = run([t for row in ROWS for t in row.tests if t.startswith(file)])
             found["outcomes"] |= outcomes
             found["figures"] |= figures
             bad |= any("failed" in cases for cases in outcomes.values())
     # Read only now: another file may have been measured meanwhile.
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if only else {}
-    record |= head | {name: record.get(name, {}) | new for name, new in found.items()}
+    before = json.loads(RECORD.read_text(encoding="utf-8")) if only else {}
+    record = {name: before.get(name, {}) | new for name, new in found.items()}
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(record), encoding="utf-8")
     sys.exit(1 if bad else 0)
@@ -230,6 +231,11 @@ def _source(record: dict[str, Any]) -> str:
     return f"{record['date']}, commit {record['commit']}{', changed' if record['dirty'] else ''}"
 
 
+def _machine(head: dict[str, Any]) -> str:
+    cores, load = head["hardware"]["cpus"], head["load_at_start"]
+    return f"{_source(head)}, {cores} cores, load {load} when it began"
+
+
 def page(record: dict[str, Any]) -> str:
     """The page, whole."""
     outcomes, figures = record["outcomes"], record["figures"] | recordings()
@@ -239,9 +245,9 @@ def page(record: dict[str, Any]) -> str:
         "Written by `python benchmarks/fault_table.py`, which injects each for real; what to do",
         "when one meets you stands in [troubleshooting.md](troubleshooting.md).",
         "",
-        f"Tests: {_source(record)}, {record['hardware']['cpus']} cores, "
-        f"load {record['load_at_start']}.",
-        "Recordings (`driver_kills.py`, `soak.py`) name theirs.",
+        "Each file of tests ran by itself; recordings (`driver_kills.py`, `soak.py`) name theirs:",
+        "",
+        *(f"- `{file}`: {_machine(head)}" for file, head in sorted(record["heads"].items())),
         "",
         "| fault | must | seen | measured |",
         "|---|---|---|---|",

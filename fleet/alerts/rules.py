@@ -77,10 +77,7 @@ def _non_finite(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
 def _worker_died(seen: Observation, config: AlertConfig) -> Iterator[Finding]:
     for mission in seen.missions:
         if mission.deaths:
-            yield Finding(
-                subject=mission.mission,
-                text=f"a worker died {_times(mission.deaths)}; its pack goes on",
-            )
+            yield Finding(subject=mission.mission, text=f"a worker died {_times(mission.deaths)}")
 
 
 def _preempted(seen: Observation, config: AlertConfig) -> Iterator[Finding]:

@@ -64,13 +64,10 @@ class Campaign:
                 job,
                 asdict(order),
                 name=name,
-                storage=self._train_storage(),
+                storage=self.settings.train_storage,
                 helps=helps,
             )
         )
-
-    def _train_storage(self) -> str:
-        return self.settings.train_storage
 
     def end_jobs(self) -> None:
         """Takes down the trainers that still run (after a stop or an error)."""

@@ -30,9 +30,7 @@ from fleet.monitor.scalars import ScalarBoard
 from fleet.policies import Cause
 from fleet.workers import preemption
 from fleet.workers.context import WorkerContext
-from fleet.workers.failures import (
-    reason_of,
-)
+from fleet.workers.failures import reason_of
 from fleet.workers.handover import plain_extras, results_back
 from fleet.workers.job import WorkerJob
 from fleet.workers.pack_work import PackWork, send_points

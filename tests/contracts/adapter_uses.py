@@ -7,21 +7,26 @@ Legend: B rows, T positions.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
-from adapter_cells import batch_of, cached, close, generator, logits
+from adapter_cells import add, batch_of, cached, close, generator, logits
 from torch import Tensor
 
-from bem import AdapterHost, RoutingContext
+from bem import AdapterHost, BaseModel, RoutingContext
 from bem.checkpoint import load_adapter, save_adapter
 from bem.data import Batch
 from bem.evaluate import target_loss
 from bem.interfaces import Adapter
 from bem.mixed import BASE_ROW, SlowRowsWarning
+from bem.testing.support import refusal, variants
 from bem.training import fit
+
+VARIANTS = variants()
 
 
 def _batch(host: AdapterHost, count: int = 2) -> Batch:
@@ -151,3 +156,18 @@ RUN: dict[str, Callable[[AdapterHost, Path], None]] = {
     "mixed batch": mixed_batch,
     "NF4": nf4,
 }
+
+
+def check_cell(
+    host: AdapterHost, nf4_base: BaseModel, label: str, family: str, use: str, folder: Path
+) -> None:
+    """One cell of the matrix: it works, or is refused in the words that the page has for it."""
+    config = VARIANTS[label]
+    expected = refusal(config.kind, family, use)
+    with contextlib.ExitStack() as stack:
+        if expected is not None:
+            stack.enter_context(pytest.raises(ValueError, match=expected))
+        if use == "NF4":
+            host = stack.enter_context(AdapterHost(nf4_base))
+            add(host, config)
+        RUN[use](host, folder)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from adapter_cells import add
-from adapter_uses import RUN
+from adapter_uses import RUN, VARIANTS, check_cell
 
 from bem import AdapterHost, BaseModel, adapter_kinds, load_base
 from bem.nf4 import quantise_base
 from bem.testing import write_tiny_base
-from bem.testing.support import FAMILIES, PAGE, USES, refusal, variants, with_table
+from bem.testing.support import FAMILIES, PAGE, USES, with_table
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,6 @@ def nf4_bases(folders: dict[str, Path]) -> dict[str, BaseModel]:
     return {family: quantise_base(load_base(folder)) for family, folder in folders.items()}
 
 
-VARIANTS = variants()
 PAIRS = [(label, family) for label in VARIANTS for family in FAMILIES]
 
 
@@ -68,22 +67,7 @@ def test_cell(
     tmp_path: Path,
 ) -> None:
     label, family = pair
-    config = VARIANTS[label]
-    expected = refusal(config.kind, family, use)
-
-    def run() -> None:
-        if use != "NF4":
-            RUN[use](host, tmp_path)
-            return
-        with AdapterHost(nf4_bases[family]) as over:
-            add(over, config)
-            RUN[use](over, tmp_path)
-
-    if expected is None:
-        run()
-        return
-    with pytest.raises(ValueError, match=expected):
-        run()
+    check_cell(host, nf4_bases[family], label, family, use, tmp_path)
 
 
 def test_every_use_of_the_page_is_run_and_the_page_is_in_step() -> None:

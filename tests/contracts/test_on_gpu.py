@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_cells import add, batch_of, cached, close, logits, stir_up
-from adapter_uses import RUN, gradients
+from adapter_uses import VARIANTS, check_cell, gradients
 from torch import Tensor
 
 from bem import AdapterHost, BaseModel, RoutingContext, load_base
@@ -22,7 +22,7 @@ from bem.interfaces import Adapter
 from bem.model import BEMConfig, BEMModel
 from bem.nf4 import load_bitsandbytes, quantise_base
 from bem.testing import write_tiny_base
-from bem.testing.support import USES, refusal, variants
+from bem.testing.support import USES
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +35,6 @@ pytestmark = [
         "ignore:TensorFloat32 tensor cores .* not enabled:UserWarning",
     ),
 ]
-VARIANTS = variants()
 FAMILIES = ("llama", "gpt2")
 FUSING = ("lora", "generated (sequence)", "generated (token)", "generated (hierarchy)")
 
@@ -88,22 +87,7 @@ def test_cell(
     tmp_path: Path,
 ) -> None:
     label, family = pair
-    config = VARIANTS[label]
-    expected = refusal(config.kind, family, use)
-
-    def run() -> None:
-        if use != "NF4":
-            RUN[use](host, tmp_path)
-            return
-        with AdapterHost(nf4_bases[family]) as over:
-            add(over, config)
-            RUN[use](over, tmp_path)
-
-    if expected is None:
-        run()
-        return
-    with pytest.raises(ValueError, match=expected):
-        run()
+    check_cell(host, nf4_bases[family], label, family, use, tmp_path)
 
 
 def test_numbers_are_those_of_the_cpu(
