@@ -155,25 +155,23 @@ ROWS = (
 
 
 def main() -> None:
+    files = sorted({test.partition("::")[0] for row in ROWS for test in row.tests})
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="FILE", help="Measure this file again, keep the rest.")
+    parser.add_argument("--only", choices=files, help="Measure this file again, keep the rest.")
     only = parser.parse_args().only
-    found: dict[str, dict[str, Any]] = {"outcomes": {}, "figures": {}, "heads": {}}
-    bad = False
+    found: dict[str, dict[str, Any]] = {}
     # A process for each file: Ray in one process keeps what the first test set up.
-    for file in sorted({test.partition("::")[0] for row in ROWS for test in row.tests}):
-        if only in (None, file):
-            found["heads"][file] = recorded()
-            outcomes, figures = run([t for row in ROWS for t in row.tests if t.startswith(file)])
-            found["outcomes"] |= outcomes
-            found["figures"] |= figures
-            bad |= any("failed" in cases for cases in outcomes.values())
+    for file in [only] if only else files:
+        head = recorded()
+        outcomes, figures = run([t for row in ROWS for t in row.tests if t.startswith(file)])
+        found[file] = {"head": head, "outcomes": outcomes, "figures": figures}
     # Read only now: another file may have been measured meanwhile.
     before = json.loads(RECORD.read_text(encoding="utf-8")) if only else {}
-    record = {name: before.get(name, {}) | new for name, new in found.items()}
+    record = before | found
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(record), encoding="utf-8")
-    sys.exit(1 if bad else 0)
+    failed = any("failed" in c for part in found.values() for c in part["outcomes"].values())
+    sys.exit(1 if failed else 0)
 
 
 def run(tests: list[str]) -> tuple[dict[str, list[str]], dict[str, Any]]:
@@ -238,16 +236,18 @@ def _machine(head: dict[str, Any]) -> str:
 
 def page(record: dict[str, Any]) -> str:
     """The page, whole."""
-    outcomes, figures = record["outcomes"], record["figures"] | recordings()
+    outcomes = {name: cases for part in record.values() for name, cases in part["outcomes"].items()}
+    figures = {name: value for part in record.values() for name, value in part["figures"].items()}
+    figures |= recordings()
     lines = [
         "# Faults",
         "",
-        "Written by `python benchmarks/fault_table.py`, which injects each for real; what to do",
+        "Written by `python benchmarks/fault_table.py`, which injects each; what to do",
         "when one meets you stands in [troubleshooting.md](troubleshooting.md).",
         "",
         "Each file of tests ran by itself; recordings (`driver_kills.py`, `soak.py`) name theirs:",
         "",
-        *(f"- `{file}`: {_machine(head)}" for file, head in sorted(record["heads"].items())),
+        *(f"- `{file}`: {_machine(part['head'])}" for file, part in sorted(record.items())),
         "",
         "| fault | must | seen | measured |",
         "|---|---|---|---|",

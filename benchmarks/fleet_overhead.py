@@ -74,21 +74,25 @@ def many_short_runs(folder: Path) -> dict[str, Any]:
 
 
 def launch(paths: RunPaths) -> dict[str, Any]:
-    """Wall times slots over CPU, and what the slots did when they did not work."""
+    """What the launch's own report says of it, and what the slots did when they did not work."""
+    if not (paths.report.parent / "verdicts.json").is_file():
+        raise SystemExit(f"{paths.root}: no finished launch.")
     with LedgerReader(paths.ledger) as reader:
         meta = reader.meta()
         timings, attempts = reader.timings(), reader.attempts()
-    slots, wall_s = int(meta["slots"]), float(meta["wall_s"])
+    result = json.loads((paths.root / "result.json").read_text(encoding="utf-8"))
+    slots, wall_s = int(meta["slots"]), float(result["time"]["wall_s"])
     cpu_s = {s: sum(t.cpu_s for t in timings if t.stage == s) for s in sorted(WORK_STAGES)}
     held_s = sum((a.ended_at or a.started_at) - a.started_at for a in attempts)
     total_s = sum(cpu_s.values())
     return {
         "run": paths.run_id,
         "commit": meta["commit"],
+        "hardware": meta["hardware"],
         "slots": slots,
         "wall_s": round(wall_s, 1),
         "work_cpu_s": {stage: round(value, 1) for stage, value in cpu_s.items()},
-        "fleet_overhead": round(wall_s * slots / total_s, 3),
+        "fleet_overhead": round(result["time"]["overhead"], 3),
         "slots_without_a_worker_s": round(wall_s * slots - held_s, 1),
         "workers_waiting_for_a_core_s": round(held_s - total_s, 1),
     }

@@ -99,7 +99,10 @@ def validate_file(path: Path, profile: str) -> MissionSpec:
     from missions.spec import load_spec
 
     if not path.is_file():
-        raise NotFoundError(f"No file {path}.")
+        what = (
+            "is a folder: name a mission file in it" if path.is_dir() else "there is no such file"
+        )
+        raise NotFoundError(f"{path}: {what}.")
     spec = load_spec(path, profile=profile)
     if spec.id in mission_files():
         check_params(spec, load_mission(spec.id))

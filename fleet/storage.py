@@ -152,6 +152,7 @@ class Storage:
                 files = TypeAdapter(dict[str, str]).validate_json(listed.read_bytes())
             except ValidationError:
                 raise DamagedError(f"{self.uri}: {name}{_LIST} is not a list of files.") from None
+        folder.mkdir(parents=True, exist_ok=True)
         for inside, wanted in files.items():
             parts = PurePosixPath(inside)
             if parts.is_absolute() or ".." in parts.parts:

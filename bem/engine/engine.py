@@ -183,11 +183,13 @@ class Engine:
         self._remove(gone)
 
     def _admit(self) -> None:
-        few = len(self._rows) >= 2 * len(self._waiting)
-        if not self._waiting or (few and self._held < self.limits.hold_steps):
-            self._held += bool(self._waiting)
+        if not self._waiting:
+            self._held = 0
             return
-        self._held = 0
+        few = len(self._rows) >= 2 * len(self._waiting)
+        if few and self._held < self.limits.hold_steps:
+            self._held += 1
+            return
         free = self.limits.rows - len(self._rows)
         chosen: list[Ticket] = []
         width = 0
@@ -197,8 +199,9 @@ class Engine:
                 break
             width = wide
             chosen.append(self._waiting.popleft())
-        if not chosen:
+        if not chosen:  # no row is free: they were held long enough when one is
             return
+        self._held = 0
         try:
             self._prefill(chosen)
         except Exception as error:  # noqa: BLE001 - told to those whose answer it was

@@ -84,16 +84,13 @@ def end_pack(
 
 
 def end_job(
-    cx: sqlite3.Connection, inside: Transitions, job: str, cause: Cause, reason: str, now: float
+    cx: sqlite3.Connection, inside: Transitions, job: str, cause: Cause, reason: str
 ) -> None:
-    """A worker group is gone: every attempt of it that did not say good-bye has died.
-
-    They end at one time: one death took the others along.
-    """
+    """A worker group is gone: every attempt of it that did not say good-bye has died."""
     for (attempt,) in cx.execute(
         "SELECT attempt FROM attempts WHERE job = ? AND ended_at IS NULL", (job,)
     ).fetchall():
-        inside.end_attempt(attempt, cause, reason, now=now)
+        inside.end_attempt(attempt, cause, reason)
 
 
 def sweep(

@@ -289,11 +289,13 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
     def deaths(self) -> dict[str, int]:
         """Mission -> how often a worker process of it died, by a kill, a hang or want of memory.
 
-        The others of its group end with it, at the same time: that is one death.
+        The others of its group die with it, at once or a little later, and that is one death: of a
+        group counts the rank that died most often.
         """
         rows = self._cx.execute(
-            "SELECT mission, count(*) FROM (SELECT DISTINCT mission, job, ended_at FROM attempts"
-            " WHERE outcome IN (?, ?)) GROUP BY mission",
+            "SELECT mission, sum(died) FROM (SELECT mission, max(died) AS died FROM"
+            " (SELECT mission, job, count(*) AS died FROM attempts WHERE outcome IN (?, ?)"
+            " GROUP BY mission, job, rank) GROUP BY mission, job) GROUP BY mission",
             (Cause.WORKER_DIED, Cause.OOM),
         )
         return dict(rows.fetchall())

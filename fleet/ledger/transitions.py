@@ -129,14 +129,8 @@ class Transitions:
         )
         self.event("error", run, f"{text} [{digest}]")
 
-    def end_attempt(
-        self, attempt: str, cause: Cause | None, reason: str, *, now: float | None = None
-    ) -> None:
-        """Closes an attempt; what it holds is released.
-
-        Args:
-            now: of all that end together; the clock's where None.
-        """
+    def end_attempt(self, attempt: str, cause: Cause | None, reason: str) -> None:
+        """Closes an attempt; what it holds is released."""
         row = self.need("SELECT ended_at FROM attempts WHERE attempt = ?", attempt)
         if row[0] is not None:
             return
@@ -149,11 +143,7 @@ class Transitions:
             reason = str(json.loads(asked[0])) if asked else reason
         self._cx.execute(
             "UPDATE attempts SET ended_at = ?, outcome = ? WHERE attempt = ?",
-            (
-                self._clock() if now is None else now,
-                cause.value if cause else "left",
-                attempt,
-            ),
+            (self._clock(), cause.value if cause else "left", attempt),
         )
         for pack, tries in self._cx.execute(
             "SELECT pack, tries FROM packs WHERE owner = ? AND ended_at IS NULL", (attempt,)

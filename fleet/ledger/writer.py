@@ -251,7 +251,7 @@ class Ledger:
     def end_job(self, job: str, reason: str, cause: Cause = Cause.WORKER_DIED) -> None:
         """A worker group is gone: every attempt of it that did not say good-bye has died."""
         with self._turn():
-            leases.end_job(self._cx, self._inside, job, cause, reason, self._clock())
+            leases.end_job(self._cx, self._inside, job, cause, reason)
 
     def sweep_leases(self, *, stale_after_s: float) -> list[LostAttempt]:
         """Marks the runs of silent workers STALE, then takes them away; returns who lost them."""

@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -128,7 +128,11 @@ def refuse_conflicts(running: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def serving_on_ray(
-    settings: ServingSettings, secrets: Secrets, *, address: str | None = None
+    settings: ServingSettings,
+    secrets: Secrets,
+    *,
+    address: str | None = None,
+    on_ray: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
     """Ray, Serve and the application for the length of the block; gives the URL."""
     from fleet.driver.ray_session import ray_session
@@ -150,6 +154,7 @@ def serving_on_ray(
     try:
         given = prepare(folder, os.environ, local=address is None)
         with ray_session(launch):
+            on_ray()
             deploy(settings, secrets, shared=address is not None)
             try:
                 yield f"http://{settings.host}:{settings.port}"
@@ -186,9 +191,13 @@ def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, rea
     def told(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    def install() -> dict[int, Any]:
+        return {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    before = install()
     try:
-        with serving_on_ray(settings, secrets, address=address) as url:
+        # Ray takes SIGTERM when it starts, and would abort at one.
+        with serving_on_ray(settings, secrets, address=address, on_ray=install) as url:
             ready(url)
             stop.wait()
     finally:

@@ -177,8 +177,9 @@ class Shelf:
         """Models that nobody names and no answer holds leave the host."""
         with self._lock:
             free = [model for model in self._retiring if not self._pins[model]]
-            loaded = {model: self._retiring.pop(model) for model in free}
-        for model, one in loaded.items():
+        for model in free:
+            with self._lock:
+                one = self._retiring.pop(model)
             try:
                 self._wait(self._loop.call(lambda gone=one: self._detach(gone)))  # type: ignore[misc]
             except EngineBusyError as error:

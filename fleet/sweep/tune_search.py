@@ -32,9 +32,14 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
         self._row_of = row_of
         self._tell = tell
         self._at_work: dict[str, Trial] = {}
-        self.lost: list[Trial] = []
+        self._lost: list[Trial] = []
+
+    @property
+    def lost(self) -> list[Trial]:
         """Trials that ended without a result, more often than they are restarted. What comes next
-        would be chosen without them, so nothing more is begun."""
+        would be chosen without them, so nothing more is begun; those of arms that a user has
+        cancelled, before or since, hold nothing up."""
+        return [trial for trial in self._lost if not self._search.leaves_out(trial.arm)]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         found = None if self.lost else self._search.next()
@@ -55,8 +60,7 @@ class LedgerSearch(Searcher):  # type: ignore[misc]
             return
         row = self._row_of(trial)
         if row is None:
-            if not self._search.leaves_out(trial.arm):
-                self.lost.append(trial)
+            self._lost.append(trial)
             return
         self._search.tell(row)
         self._tell(trial, row)

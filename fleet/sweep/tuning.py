@@ -162,8 +162,9 @@ class TuneSweep:
         )
         with _log_of_tune(RunPaths(root=Path(self._job.root)).logs):
             results = tuner.fit()
-        if searcher.lost and not self._stop.is_set():
-            raise end_of_sweep(self._job.mission, searcher.lost[0], results.errors)
+        lost = searcher.lost
+        if lost and not self._stop.is_set():
+            raise end_of_sweep(self._job.mission, lost[0], results.errors)
 
     def _row_of(self, trial: Trial) -> TrialRow | None:
         row = self._ledger.call("find_trial", trial_key(self._spec, trial, self._job.code_version))
@@ -191,12 +192,15 @@ def _log_of_tune(logs: Path) -> Iterator[None]:
     sweep's own end says why, once."""
     logs.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("ray.tune")
+    own = threading.get_ident()
     with (
         (logs / "tune.log").open("a", encoding="utf-8") as stream,
         contextlib.closing(RedactedStream(stream, redactor())) as cleaned,
     ):
         handler = logging.StreamHandler(cleaned)
-        logger.propagate = False  # for good: another mission may be swept at the same time
+        # Another mission may be swept at the same time, in a thread with a handler of its own.
+        handler.addFilter(lambda record: record.thread == own)
+        logger.propagate = False
         logger.addHandler(handler)
         try:
             yield

@@ -80,12 +80,13 @@ def test_the_second_signal_ends_at_once(
     driver, family = at_work(tmp_path)
     driver.process.send_signal(signal.SIGINT)
     time.sleep(ECHO_S + 0.2)
-    if driver.process.poll() is None:
-        started = time.monotonic()
-        driver.process.send_signal(signal.SIGINT)
-        assert driver.wait(120) == 130, driver.said
-        took_s = time.monotonic() - started
-        record_property("second_SIGINT_s", round(took_s, 1))
-        assert took_s < AT_ONCE_S * CROWDED
+    if driver.process.poll() is not None:
+        pytest.skip("the launch had ended before it could be told twice")
+    started = time.monotonic()
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.wait(120) == 130, driver.said
+    took_s = time.monotonic() - started
+    record_property("second_SIGINT_s", round(took_s, 1))
+    assert took_s < AT_ONCE_S * CROWDED
     assert "python fleet.py resume stopped" in driver.said
     nothing_is_left(driver, family)

@@ -342,6 +342,39 @@ def test_cancel_deadline_and_a_full_queue(model: BEMModel) -> None:
     assert engine.load.kv_bytes == 0
 
 
+def test_who_was_held_for_want_of_a_row_is_not_held_again(model: BEMModel) -> None:
+    """Few prompts wait some steps for more; a row that comes free then is theirs at once."""
+    engine = Engine(model.host, Limits(rows=4, hold_steps=3, positions=64))
+    running = [Answer() for _ in range(4)]
+    tickets = [
+        engine.submit(Request(prompt_ids=ids(model, "abc"), max_tokens=40), answer)
+        for answer in running
+    ]
+    engine.step()
+    late = Answer()
+    engine.submit(Request(prompt_ids=ids(model, "xyz"), max_tokens=2), late)
+    for _ in range(5):
+        engine.step()
+    assert not late.events, "no row is free"
+    tickets[0].cancel()
+    engine.step()
+    assert engine.load.running == 4
+    assert engine.load.waiting == 0
+
+
+def test_few_prompts_wait_some_steps_for_more(model: BEMModel) -> None:
+    engine = Engine(model.host, Limits(rows=4, hold_steps=3, positions=64))
+    for _ in range(2):
+        engine.submit(Request(prompt_ids=ids(model, "abc"), max_tokens=40), Answer())
+    engine.step()
+    engine.submit(Request(prompt_ids=ids(model, "xyz"), max_tokens=9), Answer())
+    running = []
+    for _ in range(4):
+        engine.step()
+        running.append(engine.load.running)
+    assert running == [2, 2, 2, 3]
+
+
 def test_requests_that_do_not_fit(model: BEMModel) -> None:
     engine = Engine(model.host, Limits(positions=20))
     with pytest.raises(InvalidInputError, match="no token"):

@@ -94,9 +94,17 @@ def test_a_death_that_ends_a_group_is_one(tmp_path: Path) -> None:
         ledger.end_job("j", "signal 9", (Cause.WORKER_DIED, Cause.OOM)[life])
     ledger.begin_attempt("other", mission="F1", job="k", rank=0, host="h", pid=9)
     ledger.end_attempt("other", Cause.WORKER_DIED, "signal 9")
+    # One rank hangs; the others are ended with the group, a little later.
+    for rank in range(3):
+        ledger.begin_attempt(f"2.{rank}", mission="F1", job="l", rank=rank, host="h", pid=1 + rank)
+    for _ in range(10):
+        for rank in (1, 2):
+            ledger.heartbeat(f"2.{rank}")
+    assert [lost.attempt for lost in ledger.sweep_leases(stale_after_s=8)] == ["2.0"]
+    ledger.end_job("l", "the group is gone")
     ledger.close()
     with LedgerReader(tmp_path / "ledger.sqlite") as reader:
-        assert reader.deaths() == {"F1": 3}
+        assert reader.deaths() == {"F1": 4}
 
 
 def test_a_cancelled_mission_does_not_silence_a_dead_driver(tmp_path: Path) -> None:

@@ -97,6 +97,18 @@ def test_a_lost_trial_of_a_cancelled_arm_ends_nothing() -> None:
     assert search.lost == []
 
 
+def test_an_arm_that_is_cancelled_after_its_trial_was_lost_ends_nothing() -> None:
+    from fleet.sweep.tune_search import LedgerSearch
+
+    missions = MissionSearch(spec(), lambda arm: Listed())
+    search = LedgerSearch(missions, lambda trial: None, lambda trial, row: None)
+    assert isinstance(search.suggest("a"), dict)
+    search.on_trial_complete("a", error=True)
+    assert len(search.lost) == 1
+    missions.leave_out(["treated"])
+    assert search.lost == []
+
+
 def wrapped(cause: Exception) -> Exception:
     """As Ray hands on what a task raised: of both kinds, and its words are a traceback."""
     error = RayTaskError("train", "ray::trial (pid=1)\nTraceback ...", cause)
