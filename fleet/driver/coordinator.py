@@ -130,10 +130,12 @@ def open_campaign(
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    # Finite retries of idempotent methods: a call that kills its actor must not do so for ever.
+    # Finite retries of idempotent methods: a call that kills its actor must not do so for ever. The
+    # restarts are those of a whole launch, which may last a week; an actor that cannot come up, at
+    # seconds a try, has used them up in minutes.
     lasting: dict[str, Any] = {
         "num_cpus": 0,
-        "max_restarts": 5,
+        "max_restarts": 100,
         "max_task_retries": 3,
         "scheduling_strategy": here,
     }
