@@ -386,7 +386,7 @@ class AdapterHost(nn.Module):
         if mixed is not None:
             rows = mixed.layers()
             for path, wrapper in self._wrapped.items():
-                wrapper.active = tuple(rows.get(path, ()))
+                wrapper.act(*rows.get(path, ((),)))
             return
         layers: dict[str, list[AdapterLayer]] = {path: [] for path in self._wrapped}
         for name in names:
@@ -395,7 +395,7 @@ class AdapterHost(nn.Module):
                 assert isinstance(layer, AdapterLayer)
                 layers[site.name].append(layer)
         for path, wrapper in self._wrapped.items():
-            wrapper.active = tuple(layers[path])
+            wrapper.act(layers[path])
 
     def _checkpoint_contexts(self) -> tuple[Any, Any]:
         names, mixed = self._in_force, self._mixed

@@ -196,6 +196,11 @@ class AdapterLayer(nn.Module, ABC):
         `rows` multiplies each row by its own. Scale, strength and code stand in `rows.add_up`."""
         raise InvalidInputError(f"{type(self).__name__} has no stacked form.")
 
+    def mixed_with_base(self, rows: RowProducts, base: nn.Module, x_BTI: Tensor) -> Tensor | None:
+        """`mixed` of the base's output, with the base's product in the same node of the graph;
+        None where these rows have no such."""
+        return None
+
 
 class Adapter(nn.Module, ABC):
     """One adapter over all its sites. Built by `build`, driven by `AdapterHost`."""

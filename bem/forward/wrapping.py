@@ -7,7 +7,7 @@ Legend: B rows, T positions, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from bem.errors import RoutingError
 
 Layer = Callable[[Tensor, Tensor], Tensor]
 """What an adapter does at one linear: input and output so far to output."""
+WithBase = Callable[[nn.Module, Tensor], Tensor | None]
+"""The same with the base's linear in it: base and input to output; None: not here."""
 
 
 class AdaptedLinear(nn.Module):
@@ -25,8 +27,19 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.base = base
         self.active: tuple[Layer, ...] = ()  # a tuple: not registered as submodules
+        self._with_base: WithBase | None = None
+
+    def act(self, layers: Sequence[Layer], with_base: WithBase | None = None) -> None:
+        """From now on these act, in this order. `with_base`: what does the same in one, where it
+        can."""
+        self.active = tuple(layers)
+        self._with_base = with_base
 
     def forward(self, x_BTI: Tensor) -> Tensor:
+        if self._with_base is not None:
+            both_BTO = self._with_base(self.base, x_BTI)
+            if both_BTO is not None:
+                return both_BTO
         y_BTO: Tensor = self.base(x_BTI)
         for layer in self.active:
             y_BTO = layer(x_BTI, y_BTO)

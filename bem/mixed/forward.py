@@ -10,19 +10,20 @@ of one adapter, X = 1 or T.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bem.context import Row
+from bem.forward.wrapping import Layer, WithBase
 from bem.interfaces import Adapter, AdapterLayer, StackShape
-from bem.mixed.products import PRODUCTS, Layout, choose_layout, weights
+from bem.mixed.products import PRODUCTS, Layout, RowProducts, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.stack import SiteStack, Stack, StackKeeper
 
-Layer = Callable[[Tensor, Tensor], Tensor]
 KEPT_BYTES = 256 << 20
 """Gathered factors of all rows stay between decode steps up to this size (measured: 32 rows of 32
 rank-8 LoRAs on a base of d = 128 keep 7 MB and a step takes 0.8 of the time)."""
@@ -102,8 +103,8 @@ class MixedForward:
         for group in self._groups:
             group.weigh()
 
-    def layers(self) -> dict[str, list[Layer]]:
-        """What acts at each linear, by its path."""
+    def layers(self) -> dict[str, tuple[list[Layer], WithBase | None]]:
+        """What acts at each linear, by its path; and what does the same with the base in it."""
         acting: dict[str, list[Layer]] = {}
         for group in self._groups:
             for path, act in group.acts:
@@ -112,13 +113,28 @@ class MixedForward:
             adapter, part = self._adapters[name], self.split.parts[name]
             for site, layer in zip(adapter.sites, adapter.layers, strict=True):
                 assert isinstance(layer, AdapterLayer)
-                act = functools.partial(_act_alone, layer, part, len(self.split.rows))
-                acting.setdefault(site.name, []).append(act)
-        return acting
+                alone = functools.partial(_act_alone, layer, part, len(self.split.rows))
+                acting.setdefault(site.name, []).append(alone)
+        return {path: (layers, _with_base(layers)) for path, layers in acting.items()}
 
     def _is_slow(self, name: str) -> bool:
         part = self.split.parts[name]
         return not part.context.record and len(part.places) < len(self.split.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class StackedSite:
+    """What a stack does at one linear."""
+
+    layer: AdapterLayer
+    products: RowProducts
+
+    def __call__(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
+        return self.layer.mixed(self.products, x_BTI, y_BTO)
+
+    def with_base(self, base: nn.Module, x_BTI: Tensor) -> Tensor | None:
+        """See `AdapterLayer.mixed_with_base`."""
+        return self.layer.mixed_with_base(self.products, base, x_BTI)
 
 
 class StackedRows:
@@ -168,7 +184,7 @@ class StackedRows:
             for index in range(len(stack.layers))
         ]
         self.acts = [
-            (site.name, functools.partial(layer.mixed, products))
+            (site.name, StackedSite(layer, products))
             for site, layer, products in zip(
                 stack.adapters[0].sites, stack.layers, self._products, strict=True
             )
@@ -233,6 +249,11 @@ class StackedRows:
                 own = rows.to(strength_BX1.dtype).expand(len(part.places), width, 1)
                 strength_BX1 = strength_BX1.index_copy(0, part.index_M, own)
         return weight_BX1 * strength_BX1
+
+
+def _with_base(layers: Sequence[Layer]) -> WithBase | None:
+    only = layers[0] if len(layers) == 1 else None
+    return only.with_base if isinstance(only, StackedSite) else None
 
 
 def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:

@@ -6,7 +6,8 @@
 
 A layer of an adapter is written once for all of them (`AdapterLayer.mixed`): it asks for `down`,
 `linear` and `add_up` by the names of its parameters. Code and weight (scale times strength, 0 at
-rows of others) enter in `add_up`. It knows neither hosts nor kinds of adapters.
+rows of others) enter in `add_up`. What takes the base's linear along is offered by `with_base`. It
+knows neither hosts nor kinds of adapters.
 
 Legend: B rows, T positions, I inputs, O outputs, R rank, G adapters, N = G * R, Z = R or N,
 X = 1 or T.
@@ -16,11 +17,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bem.mixed.block_linear import block_linear
 from bem.mixed.stack import Form, SiteStack
 
 Layout = Literal["dense", "gather", "blocks"]
@@ -74,6 +76,10 @@ class RowProducts(ABC):
     @abstractmethod
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
         """y + up (weight * code * z), `name` an (O, R) parameter. It may write over y and z."""
+
+    def with_base(self, base: nn.Module, x_BTI: Tensor, down: str, up: str) -> Tensor | None:
+        """base(x) and `add_up` of `down` to it, where one node of the graph does both."""
+        return None
 
     def _weighed(self, z_BTZ: Tensor) -> Tensor:
         assert self.weight_BXZ is not None
@@ -169,6 +175,18 @@ class BlockProducts(RowProducts):
             return y_BTO
         return torch.baddbmm(self._in_blocks(y_BTO), z_GMR, up_GRO).view(y_BTO.shape)
 
+    def with_base(self, base: nn.Module, x_BTI: Tensor, down: str, up: str) -> Tensor | None:
+        stacked, weight_BXZ = self._stacked, self.weight_BXZ
+        assert weight_BXZ is not None
+        if not (stacked.live and _is_plain_and_frozen(base)):
+            return None
+        if not x_BTI.dtype == base.weight.dtype == weight_BXZ.dtype == stacked.dtype:
+            return None
+        if torch.is_autocast_enabled(x_BTI.device.type) or torch.compiler.is_compiling():
+            return None
+        downs_RI, ups_OR = stacked.parameters(down), stacked.parameters(up)
+        return block_linear(base, x_BTI, weight_BXZ, downs_RI, ups_OR)
+
     def _in_blocks(self, x_BTI: Tensor) -> Tensor:
         return x_BTI.reshape(self._adapters, -1, x_BTI.shape[-1])
 
@@ -205,6 +223,16 @@ def _in_dtype(x_BTI: Tensor, factor: Tensor) -> Tensor:
     if x_BTI.dtype != factor.dtype and not torch.is_autocast_enabled(x_BTI.device.type):
         return x_BTI.to(factor.dtype)
     return x_BTI
+
+
+def _is_plain_and_frozen(base: nn.Module) -> TypeGuard[nn.Linear]:
+    """A linear whose product is all that its call does."""
+    return (
+        type(base) is nn.Linear
+        and not any(parameter.requires_grad for parameter in base.parameters())
+        and not (base._forward_hooks or base._forward_pre_hooks)
+        and not (base._backward_hooks or base._backward_pre_hooks)
+    )
 
 
 def _may_write(y_BTO: Tensor, z_BTZ: Tensor) -> bool:

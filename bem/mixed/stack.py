@@ -65,12 +65,12 @@ class Stack:
     def stacked(self, index: int, live: bool, name: str, form: Form) -> Tensor:
         """Parameter `name` of the layers at site `index`; `live`: as a part of the graph."""
         if live:
-            return _stack(self._parameters(index, name), form)
+            return _stack(self.parameters(index, name), form)
         key = (index, name, form)
         kept = self._kept.get(key)
         if kept is None:
             with torch.inference_mode(False), torch.no_grad():
-                kept = _stack(self._parameters(index, name), form).contiguous()
+                kept = _stack(self.parameters(index, name), form).contiguous()
             self._kept[key] = kept
         return kept
 
@@ -80,14 +80,15 @@ class Stack:
         kept = self._kept_gated.get(index)
         if kept is None:
             with torch.inference_mode(False), torch.no_grad():
-                downs, gates = self._parameters(index, down), self._parameters(index, gate)
+                downs, gates = self.parameters(index, down), self.parameters(index, gate)
                 gated = [g @ d for g, d in zip(gates, downs, strict=True)]
-                bias_N = torch.cat(self._parameters(index, bias))
+                bias_N = torch.cat(self.parameters(index, bias))
                 kept = torch.cat([*downs, *gated]), torch.cat([torch.zeros_like(bias_N), bias_N])
             self._kept_gated[index] = kept
         return kept
 
-    def _parameters(self, index: int, name: str) -> list[Tensor]:
+    def parameters(self, index: int, name: str) -> list[Tensor]:
+        """Parameter `name` of the layers at site `index`, one an adapter."""
         sources = [adapter.layers[index]._parameters[name] for adapter in self.adapters]
         return [p for p in sources if p is not None]
 
@@ -103,6 +104,15 @@ class SiteStack:
 
     def __call__(self, name: str, form: Form) -> Tensor:
         return self.stack.stacked(self.index, self.live, name, form)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.stack.dtype
+
+    def parameters(self, name: str) -> list[Tensor]:
+        """See `Stack.parameters`."""
+        return self.stack.parameters(self.index, name)
 
     def gated(self, down: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
         """See `Stack.gated`."""

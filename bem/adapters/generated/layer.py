@@ -74,6 +74,9 @@ class ContextCodeLayer(AdapterLayer):
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")
 
+    def mixed_with_base(self, rows: RowProducts, base: nn.Module, x_BTI: Tensor) -> Tensor | None:
+        return rows.with_base(base, x_BTI, "down_RI", "up_OR")
+
 
 class TokenCodeLayer(AdapterLayer):
     """One site of a token-code BEM: c = 2 sigmoid(gate z + bias) with z = down x, so 1 at first.

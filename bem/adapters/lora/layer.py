@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bem.adapters.lora.config import LoraConfig
 from bem.interfaces import (
@@ -48,6 +48,9 @@ class LoraLayer(AdapterLayer):
 
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         return rows.add_up(y_BTO, rows.down(x_BTI, "down_RI"), "up_OR")
+
+    def mixed_with_base(self, rows: RowProducts, base: nn.Module, x_BTI: Tensor) -> Tensor | None:
+        return rows.with_base(base, x_BTI, "down_RI", "up_OR")
 
 
 class LoraAdapter(Adapter):

@@ -352,7 +352,7 @@ def test_who_was_held_for_want_of_a_row_is_not_held_again(model: BEMModel) -> No
     ]
     engine.step()
     late = Answer()
-    engine.submit(Request(prompt_ids=ids(model, "xyz"), max_tokens=2), late)
+    engine.submit(Request(prompt_ids=ids(model, "xyz"), max_tokens=9), late)
     for _ in range(5):
         engine.step()
     assert not late.events, "no row is free"
