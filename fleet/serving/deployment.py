@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -186,10 +187,12 @@ def _end_failed(*, shared: bool) -> None:
 
 def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, ready: Any) -> None:
     """Serve until SIGINT or SIGTERM; `ready(url)` is called once it answers."""
-    stop = threading.Event()
+    stop, up = threading.Event(), threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:
         stop.set()
+        if not up.is_set():  # Serve must not be left half started
+            sys.stderr.write(f"{signal.Signals(number).name}: ends once the start is through\n")
 
     def install() -> dict[int, Any]:
         return {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -198,8 +201,13 @@ def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, rea
     try:
         # Ray takes SIGTERM when it starts, and would abort at one.
         with serving_on_ray(settings, secrets, address=address, on_ray=install) as url:
-            ready(url)
+            up.set()
+            if not stop.is_set():
+                ready(url)
             stop.wait()
+    except SystemExit as end:
+        # While Ray itself starts the signal is Ray's, and it leaves with the bare number.
+        raise SystemExit(128 + signal.SIGTERM if end.code == signal.SIGTERM else end.code) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

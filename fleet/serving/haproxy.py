@@ -28,6 +28,9 @@ _SETTINGS = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "1",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_RISE": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # On a busy machine a proxy's process takes longer than Ray's 5 s to come up; it was ended and
+    # the start failed.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
     # A request that a dying replica has not begun to answer goes to another one: asking for an
     # answer again changes nothing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
