@@ -81,6 +81,7 @@ class AdapterState:
         "code_map",
         "codes",
         "fused",
+        "kept_causal",
         "kept_coarse",
         "recomputed",
         "signals",
@@ -112,6 +113,8 @@ class AdapterState:
         """Causal codes, one (B, T, R) tensor a site, of adapters that stream."""
         self.causal_source: Tensor | None = None
         """See `CausalCodes.source`."""
+        self.kept_causal: tuple[Tensor, Sequence[Tensor]] | None = None
+        """`causal_source` and the `causal_codes` made of it at a decode step."""
         self.kept_coarse: tuple[Tensor, Tensor, tuple[Tensor, ...]] | None = None
         self.site_codes: dict[int, Tensor] | None = None
         """The code at each site, where the routing context asks for a record."""

@@ -54,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     cases: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = write_tiny_base(Path(folder), "llama", **shape)
         for rows in (1, 8):
             ids_BT = torch.randint(4, 250, (rows, PROMPT), generator=draw).to(device)

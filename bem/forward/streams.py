@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bem.context import RoutingContext, Stream
 from bem.errors import RoutingError
-from bem.interfaces import Adapter, CausalCodes
+from bem.interfaces import Adapter, AdapterState, CausalCodes
 
 
 class CodesBySite(Sequence[Tensor]):
@@ -27,11 +27,13 @@ class CodesBySite(Sequence[Tensor]):
         self._codes_BKSR = codes.codes_BKSR
         self._chunk_BT1 = codes.chunk_BT.unsqueeze(-1)
         self._gathered: tuple[Tensor, ...] | None = None
-        self._one_code = codes.codes_BKSR.shape[1] == codes.chunk_BT.shape[1] == 1
-        if codes.chunk_BT.shape[1] == 1 and not self._one_code:
-            sites, rank = self._codes_BKSR.shape[2:]
-            index_B1SR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
-            self._gathered = self._codes_BKSR.gather(1, index_B1SR).unbind(2)
+        if codes.chunk_BT.shape[1] == 1:
+            code_B1SR = self._codes_BKSR
+            if code_B1SR.shape[1] > 1:
+                sites, rank = code_B1SR.shape[2:]
+                index_B1SR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
+                code_B1SR = code_B1SR.gather(1, index_B1SR)
+            self._gathered = code_B1SR.unbind(2)
 
     def __len__(self) -> int:
         return self._codes_BKSR.shape[2]
@@ -43,8 +45,6 @@ class CodesBySite(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if self._one_code:
-            return self._codes_BKSR[:, :, index]
         if self._gathered is not None:
             return self._gathered[index]
         code_BKR = self._codes_BKSR[:, :, index]
@@ -119,7 +119,18 @@ def advance_stream(name: str, adapter: Adapter, context: RoutingContext, h_BTD: 
         )
     if state.trace is not None:
         state.trace.append(made.codes_BKSR.detach())
-    state.causal_codes = CodesBySite(made)
+    state.causal_codes = _by_site(state, made)
     state.causal_source = made.source
     if state.site_codes is not None:
         state.site_codes.update(enumerate(code.detach() for code in state.causal_codes))
+
+
+def _by_site(state: AdapterState, made: CausalCodes) -> Sequence[Tensor]:
+    """Over decode steps that name the same source, what the first of them made. Never while a graph
+    is traced, which would hold for these tensors only."""
+    source, kept = made.source, state.kept_causal
+    if source is None or torch.compiler.is_compiling():
+        return CodesBySite(made)
+    if kept is None or kept[0] is not source:
+        kept = state.kept_causal = (source, CodesBySite(made))
+    return kept[1]

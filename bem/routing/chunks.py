@@ -20,6 +20,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from bem.routing.open_chunk import OpenChunk, normed
+
 
 class ChunkController(nn.Module):
     """A two-layer network over the mean of each chunk, and the moving average of what it says."""
@@ -49,7 +51,7 @@ class ChunkController(nn.Module):
 
     def forward(
         self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
         """Codes (B, K, N), which of the K acts at each position (B, T), and the new state.
 
         `past` is the state that the last call returned: "sum" (B, D) and "count" (B,) of the open
@@ -68,7 +70,7 @@ class ChunkController(nn.Module):
                 sum_BD, count_B, code_BN = past["sum"], past["count"], past["code"]
             whole = _chunks_that_can_close(length, size, fresh=past is None)
             chunk_BT = (count_B[:, None] + valid_BT.cumsum(1) - 1).clamp_min(0) // size
-            f_BTD = nn.functional.layer_norm(h_BTD.to(dtype), (features,))
+            f_BTD = normed(h_BTD, dtype)
             member_BTK = nn.functional.one_hot(chunk_BT, whole + 1) * valid_BT[..., None]
             sums_BKD = torch.bmm(member_BTK.to(dtype).transpose(1, 2), f_BTD)
             sums_BKD = torch.cat([sums_BKD[:, :1] + sum_BD[:, None], sums_BKD[:, 1:]], dim=1)
@@ -84,24 +86,47 @@ class ChunkController(nn.Module):
 
     def _one_token(
         self, h_B1D: Tensor, valid_B1: Tensor, past: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
         """The same for a decode step: the open chunk's code is in force, and stays the very same
         tensor until a chunk closes, so that what was made of it can stay too."""
-        size, dtype, code_BN = self.chunk_size, self.trunk_HD.dtype, past["code"]
+        size, code_BN = self.chunk_size, past["code"]
+        looks = code_BN.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not looks:
+            state = self._closed(h_B1D, valid_B1, past)
+            return code_BN[:, None], torch.zeros_like(valid_B1, dtype=torch.long), state
+        chunk = past if isinstance(past, OpenChunk) else OpenChunk(past, size=size)
+        more = chunk.with_token(h_B1D, valid_B1)
+        if more.may_be_whole():
+            closes = int(more["count"].max()) == size
+            more = OpenChunk(self._where_whole(more) if closes else more, size=size)
+        return chunk.codes_B1N, chunk.chunk_B1, more
+
+    def _closed(
+        self, h_B1D: Tensor, valid_B1: Tensor, past: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Without a look at the data."""
         with torch.autocast(h_B1D.device.type, enabled=False):
-            f_BD = nn.functional.layer_norm(h_B1D[:, 0].to(dtype), h_B1D.shape[-1:])
-            sum_BD = torch.addcmul(past["sum"], f_BD, valid_B1.to(dtype))
-            count_B = past["count"] + valid_B1[:, 0]
-            state = {"sum": sum_BD, "count": count_B, "code": code_BN}
-            looks = code_BN.device.type == "cpu" and not torch.compiler.is_compiling()
-            if not looks or int(count_B.max()) == size:
-                closes_B1 = (count_B == size)[:, None]
-                read_BKN = self._read(sum_BD[:, None] / size)
-                next_BN = self._averaged(code_BN, read_BKN)[:, 1]
-                state["code"] = torch.where(closes_B1, next_BN, code_BN)
-                state["sum"] = sum_BD.masked_fill(closes_B1, 0.0)
-                state["count"] = count_B % size
-        return code_BN[:, None], torch.zeros_like(valid_B1, dtype=torch.long), state
+            f_BD = normed(h_B1D[:, 0], self.trunk_HD.dtype)
+            sum_BD = torch.addcmul(past["sum"], f_BD, valid_B1.to(f_BD.dtype))
+        count_B = past["count"] + valid_B1[:, 0]
+        return self._where_whole({"sum": sum_BD, "count": count_B, "code": past["code"]})
+
+    def _where_whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows whose chunk is whole have its code, and begin another."""
+        size, sum_BD, count_B, code_BN = (
+            self.chunk_size,
+            state["sum"],
+            state["count"],
+            state["code"],
+        )
+        with torch.autocast(sum_BD.device.type, enabled=False):
+            closes_B1 = (count_B == size)[:, None]
+            next_BN = self._averaged(code_BN, self._read(sum_BD[:, None] / size))[:, 1]
+            return {
+                "sum": sum_BD.masked_fill(closes_B1, 0.0),
+                "count": count_B % size,
+                "code": torch.where(closes_B1, next_BN, code_BN),
+            }
 
     def _read(self, mean_BKD: Tensor) -> Tensor:
         f_BKD = nn.functional.layer_norm(mean_BKD, mean_BKD.shape[-1:])

@@ -1,5 +1,5 @@
 """Generated BEM: y + (alpha / rank) * up (c * (down x)), c from the prompt, from past chunks, from
-the token, or their product.
+the token, or their product. A decode step runs in the form of `steps`.
 
 Legend: B rows, T positions, I inputs, O outputs, R rank, D hidden size, F side features, S sites,
 N all codes of a row (S times R).
@@ -8,12 +8,13 @@ N all codes of a row (S times R).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from bem.adapters.generated.config import GeneratedConfig
+from bem.adapters.generated.steps import KeptStep, StepFactors
 from bem.composition.trust import gram, into_trust_region
 from bem.errors import InvalidInputError
 from bem.interfaces import (
@@ -52,6 +53,7 @@ class ContextCodeLayer(AdapterLayer):
         self.trust_radius = config.trust_radius
         self.index = index
         self.state = state
+        self._kept = KeptStep()
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
@@ -68,6 +70,9 @@ class ContextCodeLayer(AdapterLayer):
                 code_BXR=c_BXR,
             )
             return fused_delta(x_BTI, made)
+        step = step_of(self, self._kept, state, x_BTI, y_BTO)
+        if step is not None:
+            return step.add(x_BTI, y_BTO, c_BXR, scale)
         z_BTR = down(x_BTI, self.down_RI) * c_BXR
         return add_up(y_BTO, z_BTR, self.up_OR, scale, state.strength_rows)
 
@@ -102,11 +107,17 @@ class TokenCodeLayer(AdapterLayer):
         self.in_hierarchy = config.code == "hierarchy"
         self.index = index
         self.state = state
+        self._kept = KeptStep()
 
     def forward(self, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         state = self.state
         if state.may_fuse() and self.trust_radius is None:
             return fused_delta(x_BTI, self._fused(y_BTO))
+        if self.trust_radius is None:
+            step = step_of(self, self._kept, state, x_BTI, y_BTO)
+            if step is not None:
+                coarse_B1R = state.coarse(self.index) if self.in_hierarchy else None
+                return step.add(x_BTI, y_BTO, coarse_B1R, 2 * self.scale * state.strength)
         z_BTR = down(x_BTI, self.down_RI)
         c_BTR = torch.sigmoid(nn.functional.linear(z_BTR, self.gate_RR, self.gate_bias_R))
         if state.code_map is not None:
@@ -145,6 +156,17 @@ class TokenCodeLayer(AdapterLayer):
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         z_BTZ, gate_BTZ = rows.down_gated(x_BTI, "down_RI", "gate_RR", "gate_bias_R")
         return rows.add_up(y_BTO, z_BTZ * torch.sigmoid(gate_BTZ), "up_OR")
+
+
+def step_of(
+    layer: nn.Module, kept: KeptStep, state: AdapterState, x_BTI: Tensor, y_BTO: Tensor
+) -> StepFactors | None:
+    """How a layer runs this decode step; never while a graph is traced, which would hold for these
+    tensors only."""
+    if torch.compiler.is_compiling():
+        return None
+    parameters = cast("tuple[Tensor, ...]", tuple(layer._parameters.values()))
+    return kept.of(parameters, state, x_BTI, y_BTO)
 
 
 def held(code_BXR: Tensor, down_RI: Tensor, up_OR: Tensor, radius: float) -> Tensor:
@@ -297,7 +319,7 @@ class GeneratedAdapter(Adapter):
         self, h_BTD: Tensor, valid_BT: Tensor, past: Mapping[str, Tensor] | None
     ) -> CausalCodes:
         codes_BKN, chunk_BT, state = self.chunk_controller(h_BTD, valid_BT, past)
-        codes_BKSR = codes_BKN.unflatten(2, (len(self.sites), self.config.rank))
+        codes_BKSR = codes_BKN.view(*codes_BKN.shape[:2], len(self.sites), -1)
         decoding = past is not None and h_BTD.shape[1] == 1 and not torch.is_grad_enabled()
         return CausalCodes(
             codes_BKSR=codes_BKSR,
