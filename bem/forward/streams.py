@@ -18,22 +18,25 @@ from bem.context import RoutingContext, Stream
 from bem.errors import RoutingError
 from bem.interfaces import Adapter, AdapterState, CausalCodes
 
+AT_ONCE = 1 << 20
+"""Without gradients so many numbers are gathered at once, 4 MiB in float32."""
+
 
 class CodesBySite(Sequence[Tensor]):
-    """The causal code of each site, (B, T, R), gathered when it is asked for; all at once at
-    a decode step of one token, whose time is in calls and not in bytes."""
+    """The causal code of each site, (B, T, R), gathered when it is asked for; all at once where
+    they are few, as at a decode step of one token: its time is in calls and not in bytes."""
 
     def __init__(self, codes: CausalCodes) -> None:
-        self._codes_BKSR = codes.codes_BKSR
+        self._codes_BKSR = codes_BKSR = codes.codes_BKSR
         self._chunk_BT1 = codes.chunk_BT.unsqueeze(-1)
         self._gathered: tuple[Tensor, ...] | None = None
-        if codes.chunk_BT.shape[1] == 1:
-            code_B1SR = self._codes_BKSR
-            if code_B1SR.shape[1] > 1:
-                sites, rank = code_B1SR.shape[2:]
-                index_B1SR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
-                code_B1SR = code_B1SR.gather(1, index_B1SR)
-            self._gathered = code_B1SR.unbind(2)
+        length, (sites, rank) = codes.chunk_BT.shape[1], codes_BKSR.shape[2:]
+        small = not torch.is_grad_enabled() and codes.chunk_BT.numel() * sites * rank <= AT_ONCE
+        if length == codes_BKSR.shape[1] == 1:
+            self._gathered = codes_BKSR.unbind(2)
+        elif length == 1 or small:
+            index_BTSR = self._chunk_BT1.unsqueeze(-1).expand(-1, -1, sites, rank)
+            self._gathered = codes_BKSR.gather(1, index_BTSR).unbind(2)
 
     def __len__(self) -> int:
         return self._codes_BKSR.shape[2]

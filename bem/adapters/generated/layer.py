@@ -8,13 +8,13 @@ N all codes of a row (S times R).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from bem.adapters.generated.config import GeneratedConfig
-from bem.adapters.generated.steps import KeptStep, StepFactors
+from bem.adapters.generated.steps import KeptStep
 from bem.composition.trust import gram, into_trust_region
 from bem.errors import InvalidInputError
 from bem.interfaces import (
@@ -70,9 +70,11 @@ class ContextCodeLayer(AdapterLayer):
                 code_BXR=c_BXR,
             )
             return fused_delta(x_BTI, made)
-        step = step_of(self, self._kept, state, x_BTI, y_BTO)
-        if step is not None:
-            return step.add(x_BTI, y_BTO, c_BXR, scale)
+        # A graph that is traced would hold for the tensors of this step only.
+        if not torch.compiler.is_compiling():
+            step = self._kept.of(self, state, x_BTI, y_BTO)
+            if step is not None:
+                return step.add(x_BTI, y_BTO, c_BXR, scale)
         z_BTR = down(x_BTI, self.down_RI) * c_BXR
         return add_up(y_BTO, z_BTR, self.up_OR, scale, state.strength_rows)
 
@@ -113,8 +115,9 @@ class TokenCodeLayer(AdapterLayer):
         state = self.state
         if state.may_fuse() and self.trust_radius is None:
             return fused_delta(x_BTI, self._fused(y_BTO))
-        if self.trust_radius is None:
-            step = step_of(self, self._kept, state, x_BTI, y_BTO)
+        # A graph that is traced would hold for the tensors of this step only.
+        if self.trust_radius is None and not torch.compiler.is_compiling():
+            step = self._kept.of(self, state, x_BTI, y_BTO)
             if step is not None:
                 coarse_B1R = state.coarse(self.index) if self.in_hierarchy else None
                 return step.add(x_BTI, y_BTO, coarse_B1R, 2 * self.scale * state.strength)
@@ -156,17 +159,6 @@ class TokenCodeLayer(AdapterLayer):
     def mixed(self, rows: RowProducts, x_BTI: Tensor, y_BTO: Tensor) -> Tensor:
         z_BTZ, gate_BTZ = rows.down_gated(x_BTI, "down_RI", "gate_RR", "gate_bias_R")
         return rows.add_up(y_BTO, z_BTZ * torch.sigmoid(gate_BTZ), "up_OR")
-
-
-def step_of(
-    layer: nn.Module, kept: KeptStep, state: AdapterState, x_BTI: Tensor, y_BTO: Tensor
-) -> StepFactors | None:
-    """How a layer runs this decode step; never while a graph is traced, which would hold for these
-    tensors only."""
-    if torch.compiler.is_compiling():
-        return None
-    parameters = cast("tuple[Tensor, ...]", tuple(layer._parameters.values()))
-    return kept.of(parameters, state, x_BTI, y_BTO)
 
 
 def held(code_BXR: Tensor, down_RI: Tensor, up_OR: Tensor, radius: float) -> Tensor:

@@ -14,9 +14,10 @@ Legend: B rows, T positions, I inputs, O outputs, R rank, M = R, or 2R with a ga
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bem.interfaces import AdapterState
 
@@ -37,33 +38,36 @@ class StepFactors:
         "_place",
         "_up_RO",
         "_versions",
+        "device_type",
     )
 
     def __init__(self, parameters: tuple[Tensor, ...]) -> None:
         """down (R, I) and up (O, R); where tokens are gated also gate (R, R) and its bias (R,)."""
-        down_RI, up_OR, *gate = (parameter.detach() for parameter in parameters)
+        down_RI, up_OR, *gate = parameters
         self._parameters = parameters
         self._versions = tuple(map(_version, parameters))
         # `.to` gives the same parameters other memory. The old one is held: it cannot come again.
-        self._down_RI, self._place = down_RI, down_RI.data_ptr()
+        self._down_RI, self._place = down_RI.detach(), down_RI.data_ptr()
+        self.device_type = down_RI.device.type
         with torch.inference_mode(False), torch.no_grad():
+            down_IR = down_RI.t()
             self._bias_M: Tensor | None = None
             if gate:
                 gate_RR, bias_R = gate
-                down_RI = torch.cat([down_RI, gate_RR @ down_RI])
-                self._bias_M = torch.cat([torch.zeros_like(bias_R), bias_R])
-            self._down_IM = down_RI.t().contiguous()
+                self._down_IM = torch.cat([down_IR, torch.mm(down_IR, gate_RR.t())], dim=1)
+                self._bias_M = torch.nn.functional.pad(bias_R, (len(bias_R), 0))
+            else:
+                self._down_IM = down_IR.contiguous()
             self._up_RO = up_OR.t().contiguous()
         self._code_11R: Tensor | None = None
         self._coded_RO = self._up_RO
 
     def made_of(self, parameters: tuple[Tensor, ...]) -> bool:
         """Whether the parameters are those that this was made of, unchanged."""
-        return (
-            all(map(operator.is_, parameters, self._parameters))
-            and tuple(map(_version, parameters)) == self._versions
-            and parameters[0].data_ptr() == self._place
-        )
+        for now, then, version in zip(parameters, self._parameters, self._versions, strict=True):
+            if now is not then or now._version != version:
+                return False
+        return parameters[0].data_ptr() == self._place
 
     def add(self, x_B1I: Tensor, y_B1O: Tensor, code_B1R: Tensor | None, scale: float) -> Tensor:
         """y + scale * up (code * z), z = down x; with a gate times sigmoid(gate z + bias)."""
@@ -100,28 +104,35 @@ class KeptStep:
         return KeptStep, ()
 
     def of(
-        self, parameters: tuple[Tensor, ...], state: AdapterState, x_BTI: Tensor, y_BTO: Tensor
+        self, layer: nn.Module, state: AdapterState, x_BTI: Tensor, y_BTO: Tensor
     ) -> StepFactors | None:
-        """The factors for this forward, where it is a decode step that they can serve."""
-        made = self._made
-        if not _is_plain_step(state, x_BTI, y_BTO, parameters[0].dtype):
-            made = None
-        elif made is None or not made.made_of(parameters):
-            counted = not any(parameter.is_inference() for parameter in parameters)
-            made = StepFactors(parameters) if counted else None
+        """The factors of `layer`, where this forward is a step that they can serve: one token, no
+        gradients, one precision; nobody records it, maps its codes or weighs it by row.
+
+        Asked at each site of each step, so it wastes no call.
+        """
+        made, self._made = self._made, None
+        if (
+            torch.is_grad_enabled()
+            or x_BTI.size(1) != 1
+            or state.trace is not None
+            or state.site_codes is not None
+            or state.code_map is not None
+            or state.strength_rows is not None
+        ):
+            return None
+        parameters: tuple[Any, ...] = tuple(layer._parameters.values())
+        dtype = parameters[0].dtype
+        device_type = x_BTI.device.type if made is None else made.device_type
+        if (
+            x_BTI.dtype is not dtype
+            or y_BTO.dtype is not dtype
+            or torch.is_autocast_enabled(device_type)
+        ):
+            return None
+        if made is None or not made.made_of(parameters):
+            if any(parameter.is_inference() for parameter in parameters):
+                return None  # nobody counts its changes
+            made = StepFactors(parameters)
         self._made = made
         return made
-
-
-def _is_plain_step(state: AdapterState, x_BTI: Tensor, y_BTO: Tensor, dtype: torch.dtype) -> bool:
-    """One token, no gradients, one precision; nobody records, maps or weighs it by row."""
-    return (
-        not torch.is_grad_enabled()
-        and x_BTI.shape[1] == 1
-        and state.trace is None
-        and state.site_codes is None
-        and state.code_map is None
-        and state.strength_rows is None
-        and x_BTI.dtype is y_BTO.dtype is dtype
-        and not torch.is_autocast_enabled(x_BTI.device.type)
-    )
