@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,9 +108,11 @@ def test_generated_code_of_one_linear(host: AdapterHost) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_cached_decoding_with_a_compiled_host(host: AdapterHost, tmp_path: Path) -> None:
-    """The sequence code of the prefill lives in the context that decode steps share."""
-    add(host, make_config("generated", rank=2))
+@pytest.mark.parametrize("code", ["sequence", "hierarchy"])
+def test_cached_decoding_with_a_compiled_host(host: AdapterHost, code: str) -> None:
+    """The sequence code of the prefill and the open chunk live in the context that decode steps
+    share; what those steps keep outside of a graph is no part of one."""
+    add(host, make_config("generated", rank=2, code=code, chunk_size=2))
     compiled = torch.compile(host, backend="eager")
     ids_BT = batch_of(1).input_ids_BT
     prompt = 4
