@@ -279,6 +279,8 @@ class AdapterHost(nn.Module):
     # --- inside a forward -----------------------------------------------------------------------
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            self._stacks.forget()
         context = self._context if self._context is not None else _NO_CONTEXT
         past = kwargs.get("past_key_values")
         decoding = past is not None and past.get_seq_length() > 0

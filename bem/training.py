@@ -234,6 +234,8 @@ class Run:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, bound))
         finite(norm, f"The gradient norm of step {step}")
         self._optimizer.step()
+        # A fused step does not count as a change of its parameters; what is kept of them must go.
+        torch.autograd.graph.increment_version(self.parameters)
         for call in self._after_step:
             call(step)
         self._optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +38,8 @@ class Stack:
         self.layers = [layer for layer in adapters[0].layers if isinstance(layer, AdapterLayer)]
         self.dtype = next(self.layers[0].parameters()).dtype
         controllers = alike(adapters)
-        self._seen = _Seen([layer for adapter in adapters for layer in adapter.layers])
-        self._seen_controllers = _Seen(controllers)
+        self._seen = _Seen([adapter.layers for adapter in adapters])
+        self._seen_controllers = _Seen([[controller] for controller in controllers])
         self._controllers: StackedControllers | None = None
         self._to_stack = controllers
         self._kept: dict[tuple[int, str, Form], Tensor] = {}
@@ -51,6 +51,12 @@ class Stack:
     def is_fresh(self) -> bool:
         """Whether the parameters are those that were stacked, unchanged."""
         return self._seen.unchanged() and self._seen_controllers.unchanged()
+
+    def forget(self) -> None:
+        """Drop what is kept: the parameters may be about to change."""
+        self._kept.clear()
+        self._kept_gated.clear()
+        self._controllers = None
 
     def controllers(self) -> StackedControllers | None:
         """The adapters' controllers as one, where they have such; not a part of any graph."""
@@ -122,18 +128,28 @@ class SiteStack:
 class _Seen:
     """Parameters as they were. Asked at each forward, of hundreds: so without a Python loop."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, adapters: Sequence[Iterable[nn.Module]]) -> None:
+        """`adapters`: the modules of each."""
         found = [
-            (module._parameters, name, parameter)
-            for module in modules
-            for name, parameter in module._parameters.items()
-            if parameter is not None
+            [
+                (module._parameters, name, parameter)
+                for module in modules
+                for name, parameter in module._parameters.items()
+                if parameter is not None
+            ]
+            for modules in adapters
         ]
-        self._where = [where for where, _, _ in found]
-        self._names = [name for _, name, _ in found]
-        self.parameters = [parameter for _, _, parameter in found]
+        entries = [entry for own in found for entry in own]
+        self._where = [where for where, _, _ in entries]
+        self._names = [name for _, name, _ in entries]
+        self.parameters = [parameter for _, _, parameter in entries]
         self._counted = not any(parameter.is_inference() for parameter in self.parameters)
         self._versions = list(map(_version, self.parameters)) if self._counted else []
+        # `module.to` changes neither identity nor version, but moves all of an adapter.
+        self._firsts = [own[0][2] for own in found if own]
+        self._memory = list(map(Tensor.data_ptr, self._firsts))
+        self._aliases = [parameter.detach() for parameter in self._firsts]
+        """They hold the memory, so that no other tensor gets its address."""
 
     def unchanged(self) -> bool:
         """The same tensors with the same values; those whose changes torch does not count never."""
@@ -142,6 +158,7 @@ class _Seen:
             self._counted
             and all(map(operator.is_, now, self.parameters))
             and list(map(_version, self.parameters)) == self._versions
+            and list(map(Tensor.data_ptr, self._firsts)) == self._memory
         )
 
 
@@ -178,6 +195,12 @@ class StackKeeper:
                 SlowRowsWarning,
                 stacklevel=2,
             )
+
+    def forget(self) -> None:
+        """Drop what the stacks keep. A fused optimizer's step changes parameters without torch
+        counting it, so nothing made before a forward with gradients may outlast it."""
+        for stack in self._stacks.values():
+            stack.forget()
 
     def clear(self) -> None:
         """Forget all of them."""
