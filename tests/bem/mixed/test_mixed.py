@@ -97,58 +97,6 @@ def each_row_alone(host: AdapterHost, names: Sequence[str], strength: Tensor) ->
 
 @pytest.mark.parametrize("names", [RUNS, SCATTERED], ids=["runs", "scattered"])
 @pytest.mark.parametrize("layout", ["dense", "gather", None])
-@pytest.mark.parametrize("alone", [False, True], ids=["mixed", "alone"])
-@pytest.mark.parametrize("label", KINDS)
-def test_a_fused_optimizer_step_is_seen(host: AdapterHost, label: str, alone: bool) -> None:
-    """Torch counts it as no change of the parameters (`_version` stays)."""
-    three(host, label)
-    batch = pad(encoded(), pad_id=0)
-    parameters = host["a"].trainable()
-    optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
-    own = None if alone else SCATTERED
-
-    def forward() -> Tensor:
-        routing = batch.routing(rows=SCATTERED, side_BF=SIDE_BF)
-        out: Tensor = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
-        return out
-
-    for _ in range(2):
-        with torch.no_grad():
-            before = forward()
-        host.use("a")
-        host.train_only("a")
-        routing = batch.routing(rows=own, side_BF=SIDE_BF)
-        logits = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
-        logits.square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            after = forward()
-        expected = each_row_alone(host, SCATTERED, torch.ones(6))
-        for i, row in enumerate(expected):
-            close(after[i, -len(row) :], row)
-        assert not torch.equal(after, before)
-
-
-def test_moved_weights_are_seen(host: AdapterHost) -> None:
-    """`Module.to` changes neither the identity of a parameter nor its version."""
-    three(host, "lora")
-    batch = pad(encoded(), pad_id=0)
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            routing = batch.routing(rows=SCATTERED)
-            out: Tensor = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
-            return out
-
-    before = forward()
-    host["b"].to(torch.bfloat16).to(torch.float32)  # rounded
-    after = forward()
-    assert [not torch.equal(after[i], before[i]) for i in range(6)] == [
-        name == "b" for name in SCATTERED
-    ]
-
-
 @pytest.mark.parametrize("label", KINDS)
 def test_a_forward_equals_each_row_alone(
     host: AdapterHost,
@@ -307,6 +255,58 @@ def test_changed_weights_are_seen(host: AdapterHost) -> None:
     host["b"].load_state_dict(state, assign=True)
     third = forward()
     assert [not torch.equal(third[i], after[i]) for i in range(6)] == [
+        name == "b" for name in SCATTERED
+    ]
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["mixed", "alone"])
+@pytest.mark.parametrize("label", KINDS)
+def test_a_fused_optimizer_step_is_seen(host: AdapterHost, label: str, alone: bool) -> None:
+    """Torch counts it as no change of the parameters (`_version` stays)."""
+    three(host, label)
+    batch = pad(encoded(), pad_id=0)
+    parameters = host["a"].trainable()
+    optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
+    own = None if alone else SCATTERED
+
+    def forward() -> Tensor:
+        routing = batch.routing(rows=SCATTERED, side_BF=SIDE_BF)
+        out: Tensor = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
+        return out
+
+    for _ in range(2):
+        with torch.no_grad():
+            before = forward()
+        host.use("a")
+        host.train_only("a")
+        routing = batch.routing(rows=own, side_BF=SIDE_BF)
+        logits = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
+        logits.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            after = forward()
+        expected = each_row_alone(host, SCATTERED, torch.ones(6))
+        for i, row in enumerate(expected):
+            close(after[i, : len(row)], row)
+        assert not torch.equal(after, before)
+
+
+def test_moved_weights_are_seen(host: AdapterHost) -> None:
+    """`Module.to` changes neither the identity of a parameter nor its version."""
+    three(host, "lora")
+    batch = pad(encoded(), pad_id=0)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            routing = batch.routing(rows=SCATTERED)
+            out: Tensor = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
+            return out
+
+    before = forward()
+    host["b"].to(torch.bfloat16).to(torch.float32)  # rounded
+    after = forward()
+    assert [not torch.equal(after[i], before[i]) for i in range(6)] == [
         name == "b" for name in SCATTERED
     ]
 
