@@ -75,9 +75,11 @@ class OrthogonalLayer(AdapterLayer):
     def projected(self) -> Factors:
         """(down_RI, up_OR) outside the avoided spans, without the scale.
 
-        Frozen factors are projected once and kept until one of them changes.
+        Frozen factors are projected once and kept until one of them changes, or is trained: torch
+        does not count a fused optimizer's step as a change.
         """
         if self.down_RI.requires_grad or self.up_OR.requires_grad:
+            self._kept = None
             return self._project()
         sources = (self.down_RI, self.up_OR, self.in_IQ, self.out_OQ)
         state = tuple((id(t), t._version, t.device, t.dtype) for t in sources)

@@ -68,6 +68,12 @@ def test_frozen_factors_are_projected_once_and_again_when_they_change(host: Adap
     assert not torch.equal(first[0], third[0])
     safety.requires_grad_(True)
     torch.testing.assert_close(layer.projected(), third)
+    layer.requires_grad_(True)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    torch.stack([factor.square().sum() for factor in layer.projected()]).sum().backward()
+    optimizer.step()
+    layer.requires_grad_(False)
+    assert not torch.equal(layer.projected()[0], third[0])
 
 
 def test_a_plain_lora_overlaps(host: AdapterHost) -> None:
