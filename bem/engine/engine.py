@@ -12,9 +12,7 @@ Legend: B rows, T positions, D hidden size, V vocabulary, M rows of one adapter.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,58 +20,17 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from bem.context import RoutingContext
 from bem.data import pad_id_of
+from bem.engine.admission import Line
+from bem.engine.batch import Batch
 from bem.engine.kv import Places
-from bem.engine.request import Branch, Emit, Event, Finish, Request, Ticket, TokenInfo
+from bem.engine.limits import Limits, Load
+from bem.engine.logprobs import infos_of
+from bem.engine.request import Branch, Emit, Event, Request, Ticket
+from bem.engine.row import Row
 from bem.engine.sampling import RowSampler, pick
-from bem.engine.text import TextSoFar
 from bem.errors import InvalidInputError, QueueFullError
 from bem.injection import AdapterHost
-from bem.mixed.joining import RowState, join, leave, strengths
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What one engine holds at most."""
-
-    rows: int = 32
-    """Answers in progress."""
-    queue: int = 256
-    """Answers that wait for a row."""
-    positions: int = 2048
-    """Tokens of a prompt and its answer."""
-    prefill_tokens: int = 4096
-    """Prompt tokens of one step, padding included: between them others go on."""
-    hold_steps: int = 4
-    """So many steps a few prompts wait for more, where at least twice as many answers are in
-    progress: of a small model a prompt read alone costs all of them a step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
-    """How busy an engine is."""
-
-    running: int
-    waiting: int
-    steps: int
-    prompt_tokens: int
-    answer_tokens: int
-    kv_bytes: int
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Row:
-    ticket: Ticket
-    state: RowState
-    sampler: RowSampler
-    text: TextSoFar
-    length: int
-    """Positions in the KV cache."""
-    token: int
-    """What the next step reads."""
-    written: int = 0
-    gate: float | None = None
-    pending: list[int] = field(default_factory=list)
-    """Tokens whose text is asked for at the end."""
+from bem.mixed.joining import RowState, leave, strengths
 
 
 class Engine:
@@ -94,15 +51,11 @@ class Engine:
         self.positions = min([self.limits.positions, *bounds])
         """Tokens of a prompt and its answer, here."""
         self._clock = clock
-        self._inbox: deque[Ticket] = deque()
-        """Filled from any thread, emptied by the engine's."""
-        self._waiting: deque[Ticket] = deque()
-        self._rows: list[_Row] = []
+        self._line = Line(self.limits)
+        self._rows: list[Row] = []
         self._places = Places(rows=self.limits.rows, columns=self.positions)
-        self._held = 0
-        """Steps that those who wait were held."""
-        self._context: RoutingContext | None = None
-        self._token_B1 = self._length_B = torch.empty(0)
+        self._batch: Batch | None = None
+        """The rows as they decode; None where they have changed since the last step."""
         self._eos = _eos_ids(host)
         self._pad_id = pad_id_of(host.base.tokenizer)
         self._steps = self._prompt_tokens = self._answer_tokens = 0
@@ -127,7 +80,7 @@ class Engine:
         if self.waiting >= self.limits.queue:
             raise QueueFullError(f"{self.waiting} answers wait already.")
         ticket = Ticket(request, emit)
-        self._inbox.append(ticket)
+        self._line.join(ticket)
         return ticket
 
     @property
@@ -138,7 +91,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Answers that wait for a row."""
-        return len(self._inbox) + len(self._waiting)
+        return len(self._line)
 
     @property
     def load(self) -> Load:
@@ -158,13 +111,11 @@ class Engine:
     def step(self) -> bool:
         """Admit, advance every row by one token, tell. True while there is more to do."""
         self._steps += 1
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
         self._drop()
         self._admit()
         if self._rows:
             self._guard(self._decode, list(self._rows))
-        return bool(self._rows or self._waiting or self._inbox)
+        return bool(self._rows or self._line)
 
     def rest(self) -> None:
         """Nothing has come for a while: give the memory of keys and values back."""
@@ -172,36 +123,19 @@ class Engine:
             self._places.clear()
 
     def _drop(self) -> None:
-        """Rows that nobody waits for, and those whose time is over."""
+        """Answers that nobody waits for, and those whose time is over."""
         now = self._clock()
-        for ticket in [t for t in self._waiting if _gone(t, now)]:
-            self._waiting.remove(ticket)
-            ticket.emit(Event(finish=_why_gone(ticket)))
-        gone = [row for row in self._rows if _gone(row.ticket, now)]
-        for row in gone:
-            row.ticket.emit(Event(text=self._rest(row), finish=_why_gone(row.ticket)))
-        self._remove(gone)
+        for ticket in self._line.drop(now):
+            ticket.emit(Event(finish=ticket.gone(now)))
+        over = [(row, why) for row in self._rows if (why := row.ticket.gone(now)) is not None]
+        for row, why in over:
+            row.end(why)
+        self._remove([row for row, _ in over])
 
     def _admit(self) -> None:
-        if not self._waiting:
-            self._held = 0
+        chosen = self._line.call(len(self._rows))
+        if not chosen:
             return
-        few = len(self._rows) >= 2 * len(self._waiting)
-        if few and self._held < self.limits.hold_steps:
-            self._held += 1
-            return
-        free = self.limits.rows - len(self._rows)
-        chosen: list[Ticket] = []
-        width = 0
-        while self._waiting and len(chosen) < free:
-            wide = max(width, len(self._waiting[0].request.prompt_ids))
-            if chosen and wide * (len(chosen) + 1) > self.limits.prefill_tokens:
-                break
-            width = wide
-            chosen.append(self._waiting.popleft())
-        if not chosen:  # no row is free: they were held long enough when one is
-            return
-        self._held = 0
         try:
             self._prefill(chosen)
         except Exception as error:  # noqa: BLE001 - told to those whose answer it was
@@ -214,13 +148,13 @@ class Engine:
                 except Exception as own:  # noqa: BLE001 - as above
                     ticket.emit(Event(finish="error", error=_told(own)))
 
-    def _guard(self, act: Callable[[], None], rows: Sequence[_Row]) -> None:
+    def _guard(self, act: Callable[[], None], rows: Sequence[Row]) -> None:
         """A fault ends the answers that it hit, not the engine."""
         try:
             act()
         except Exception as error:  # noqa: BLE001 - told to those whose answer it was
             for row in rows:
-                row.ticket.emit(Event(finish="error", error=_told(error)))
+                row.end("error", _told(error))
             self._remove(rows)
 
     def _prefill(self, tickets: Sequence[Ticket]) -> None:
@@ -234,11 +168,11 @@ class Engine:
         rows = []
         for at, ticket in enumerate(tickets):
             request = ticket.request
-            row = _Row(
+            row = Row(
                 ticket=ticket,
+                tokenizer=self.host.base.tokenizer,
                 state=states[at],
                 sampler=RowSampler(request.sampling, self.host.base.device),
-                text=TextSoFar(self.host.base.tokenizer, request.stop),
                 length=len(request.prompt_ids),
                 token=request.prompt_ids[-1],
             )
@@ -285,7 +219,7 @@ class Engine:
         kv = [(layer.keys, layer.values) for layer in cache.layers]
         return kv, last_BD, self._head(last_BD), leave(context, states)
 
-    def _branch_off(self, row: _Row, branch: Branch, hidden_1D: Tensor, place: int) -> None:
+    def _branch_off(self, row: Row, branch: Branch, hidden_1D: Tensor, place: int) -> None:
         """The branch joins, and the last prompt token is read once more with it acting."""
         gate = 1.0 if branch.head is None else float(torch.sigmoid(branch.head(hidden_1D)))
         row.gate = branch.knob * gate
@@ -303,38 +237,15 @@ class Engine:
         row.state = row.state.with_adapter(branch.adapter, row.gate)
 
     def _decode(self) -> None:
-        if self._context is None:
-            self._join()
-        assert self._context is not None
-        end = max(row.length for row in self._rows) + 1
-        self._places.reserve(end)
-        length_B = self._length_B
-        columns_C = torch.arange(end, device=length_B.device)
-        # Four dimensions, as attention adds it: transformers then makes no mask of its own, which
-        # took a twentieth of a step.
-        lowest = torch.finfo(self._places.dtype).min
-        mask_BC = torch.where(columns_C <= length_B[:, None], 0.0, lowest).to(self._places.dtype)
-        with self.host.routing(self._context):
-            out = self.host.base.decoder(
-                input_ids=self._token_B1,
-                attention_mask=mask_BC[:, None, None],
-                past_key_values=self._places.step(length_B, end),
-                position_ids=length_B[:, None],
-                use_cache=True,
-            )
+        if self._batch is None:
+            self._batch = Batch(self._rows, self._places, self.host.base.device)
+        with self.host.routing(self._batch.context):
+            out = self.host.base.decoder(**self._batch.next())
         for row in self._rows:
             row.length += 1
-        self._length_B = length_B + 1
         self._accept(list(self._rows), self._head(out.last_hidden_state[:, -1]))
 
-    def _join(self) -> None:
-        device = self.host.base.device
-        positions = max(row.length for row in self._rows)
-        self._context = join([row.state for row in self._rows], positions=positions, device=device)
-        self._token_B1 = torch.tensor([[row.token] for row in self._rows], device=device)
-        self._length_B = torch.tensor([row.length for row in self._rows], device=device)
-
-    def _accept(self, rows: Sequence[_Row], logits_BV: Tensor) -> None:
+    def _accept(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         """The next token of each of these rows, told; rows that are done leave."""
         finite_B = torch.isfinite(logits_BV.sum(-1))
         finite = finite_B.tolist()
@@ -342,61 +253,21 @@ class Engine:
             logits_BV = logits_BV.where(finite_B[:, None], 0.0)
         token_B = pick(logits_BV, [row.sampler for row in rows])
         tokens = token_B.tolist()
-        infos = _infos(logits_BV, rows, tokens)
-        if self._context is not None:
-            self._token_B1 = token_B[:, None]
-        over = []
+        infos = infos_of(logits_BV, [row.ticket.request.logprobs for row in rows], tokens)
+        if self._batch is not None:
+            self._batch.token_B1 = token_B[:, None]
+        self._answer_tokens += sum(finite)
+        now, over = self._clock(), []
         for row, token, fine, info in zip(rows, tokens, finite, infos, strict=True):
-            finish = self._take(row, token, info) if fine else self._broken(row)
-            if finish is not None:
+            if not fine:
+                self._places.wipe(self._rows.index(row))
+                row.end("error", "The model's logits are not finite for this input.")
+                over.append(row)
+            elif row.take(token, info, now=now, eos=token in self._eos) is not None:
                 over.append(row)
         self._remove(over)
 
-    def _take(self, row: _Row, token: int, info: TokenInfo | None) -> Finish | None:
-        request = row.ticket.request
-        row.token = token
-        first = row.written == 0
-        row.written += 1
-        self._answer_tokens += 1
-        eos = token in self._eos
-        finish: Finish | None = "stop" if eos else None
-        text = ""
-        if not eos:
-            if request.incremental or request.stop:
-                text = row.text.push(token)
-            else:
-                row.pending.append(token)
-            if row.text.stopped:
-                finish = "stop"
-            elif row.written == request.max_tokens:
-                finish = "length"
-        if finish is not None:
-            text += self._rest(row)
-        row.ticket.emit(
-            Event(
-                text=text,
-                tokens=() if eos else (token,),
-                infos=() if info is None or eos else (info,),
-                finish=finish,
-                gate=row.gate if first else None,
-            )
-        )
-        return finish
-
-    def _broken(self, row: _Row) -> Finish:
-        self._places.wipe(self._rows.index(row))
-        row.ticket.emit(
-            Event(finish="error", error="The model's logits are not finite for this input.")
-        )
-        return "error"
-
-    def _rest(self, row: _Row) -> str:
-        if row.pending:
-            text: str = self.host.base.tokenizer.decode(row.pending, skip_special_tokens=True)
-            return text
-        return row.text.finish()
-
-    def _remove(self, gone: Sequence[_Row]) -> None:
+    def _remove(self, gone: Sequence[Row]) -> None:
         """These rows leave; the last rows move into their places."""
         if not gone:
             return
@@ -413,11 +284,11 @@ class Engine:
 
     def _carry(self) -> None:
         """What causal codes carry goes from the context to the rows; the batch is no more."""
-        if self._context is not None:
-            states = leave(self._context, [row.state for row in self._rows])
+        if self._batch is not None:
+            states = self._batch.leave([row.state for row in self._rows])
             for row, state in zip(self._rows, states, strict=True):
                 row.state = state
-        self._context = None
+        self._batch = None
 
     def _head(self, h_BD: Tensor) -> Tensor:
         if not self.host.base.head_is_plain:
@@ -439,22 +310,6 @@ def _sides(requests: Sequence[Request]) -> dict[str, Tensor]:
     return sides
 
 
-def _infos(
-    logits_BV: Tensor, rows: Sequence[_Row], tokens: Sequence[int]
-) -> list[TokenInfo | None]:
-    asked = [i for i, row in enumerate(rows) if row.ticket.request.logprobs is not None]
-    infos: list[TokenInfo | None] = [None] * len(rows)
-    if not asked:
-        return infos
-    logprobs_NV = logits_BV[asked].float().log_softmax(-1)
-    for logprob_V, i in zip(logprobs_NV, asked, strict=True):
-        count = rows[i].ticket.request.logprobs or 0
-        best = logprob_V.topk(count)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        infos[i] = TokenInfo(token=tokens[i], logprob=float(logprob_V[tokens[i]]), top=tuple(pairs))
-    return infos
-
-
 def _eos_ids(host: AdapterHost) -> frozenset[int]:
     """As `generate` ends."""
     given = host.model.generation_config.eos_token_id
@@ -462,15 +317,6 @@ def _eos_ids(host: AdapterHost) -> frozenset[int]:
         given = host.base.tokenizer.eos_token_id
     ids = given if isinstance(given, list | tuple) else [] if given is None else [given]
     return frozenset(int(i) for i in ids)
-
-
-def _gone(ticket: Ticket, now: float) -> bool:
-    deadline = ticket.request.deadline_s
-    return ticket.cancelled or (deadline is not None and now >= deadline)
-
-
-def _why_gone(ticket: Ticket) -> Finish:
-    return "cancelled" if ticket.cancelled else "deadline"
 
 
 def _told(error: Exception) -> str:

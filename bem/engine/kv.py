@@ -60,6 +60,11 @@ class Places:
         return self._layers[0][0].dtype
 
     @property
+    def num_columns(self) -> int:
+        """Positions that a place has room for now."""
+        return self._layers[0][0].shape[2]
+
+    @property
     def num_bytes(self) -> int:
         """What is allocated now."""
         return sum(t.numel() * t.element_size() for pair in self._layers for t in pair)
@@ -82,23 +87,23 @@ class Places:
 
     def reserve(self, length: int) -> None:
         """Make room for rows of `length` positions."""
-        have = self._layers[0][0].shape[2]
+        have = self.num_columns
         if length <= have:
             return
         assert length <= self.columns, "the engine admits no row that outgrows its place"
         wide = min(self.columns, max(length, 2 * have))
         self._layers = [(_wider(keys, wide), _wider(values, wide)) for keys, values in self._layers]
 
-    def step(self, length_B: Tensor, end: int) -> Any:
+    def step(self, length_B1: Tensor, end: int) -> Any:
         """The cache of one decode step of the first B places, whose longest row will be `end`."""
-        rows = len(length_B)
+        rows = len(length_B1)
         layers = []
         places: dict[tuple[int, int], Tensor] = {}
         for keys, values in self._layers:
             heads, columns = keys.shape[1:3]
             if (heads, columns) not in places:
-                first_Z = torch.arange(0, rows * heads * columns, columns, device=length_B.device)
-                places[heads, columns] = first_Z + length_B.repeat_interleave(heads)
+                first_Z = torch.arange(0, rows * heads * columns, columns, device=length_B1.device)
+                places[heads, columns] = (first_Z.view(rows, heads) + length_B1).view(-1)
             layers.append(_Step(keys[:rows], values[:rows], places[heads, columns], end))
         return Cache(layers=layers)
 

@@ -45,6 +45,8 @@ class EngineLoop:
         self._after_step: Callable[[], None] | None = None
         self._together = 0
         """Most answers side by side since the engine was empty."""
+        self._wanted = 1
+        """`submit` wakes the thread once so many wait: each time costs both threads a switch."""
         self._busy_s = 0.0
         self._thread = threading.Thread(target=self._work, name="bem-engine", daemon=True)
 
@@ -81,7 +83,7 @@ class EngineLoop:
     def submit(self, request: Request, emit: Emit) -> Ticket:
         """As `Engine.submit`."""
         ticket = self.engine.submit(request, emit)
-        if not self._wake.is_set():
+        if self.engine.waiting >= self._wanted and not self._wake.is_set():
             self._wake.set()
         return ticket
 
@@ -134,13 +136,20 @@ class EngineLoop:
             return
         if not self.engine.waiting:
             return
-        expected, self._together = self._together, 0
-        until = now + GATHER_S if now - self._busy_s < GATHER_S else now
-        while time.monotonic() < until:
+        if now - self._busy_s < GATHER_S:
+            self._wanted = self._together
+            self._wait_until(now + GATHER_S)
+            self._wanted = 1
+        self._together = 0
+
+    def _wait_until(self, end: float) -> None:
+        """Until as many wait as are wanted, none came for a while, or it is `end`."""
+        while time.monotonic() < end:
             self._wake.clear()
-            if self.engine.waiting >= expected or self._calls or self._pieces or self._stop:
+            waiting = self.engine.waiting
+            if waiting >= self._wanted or self._calls or self._pieces or self._stop:
                 return
-            if not self._wake.wait(QUIET_S):
+            if not self._wake.wait(QUIET_S) and waiting == self.engine.waiting:
                 return
 
     def _next_piece(self) -> None:

@@ -47,7 +47,7 @@ class Request:
     deadline_s: float | None = None
     """On `time.monotonic`'s clock: what is not said by then is not said."""
     incremental: bool = True
-    """Whether text is wanted while it comes, or all at the end."""
+    """Whether there is an event for each token, or one for the whole answer at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class TokenInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """What came of one step for one answer."""
+    """What has come of an answer since its last event."""
 
     text: str = ""
     """New text."""
@@ -75,6 +75,8 @@ class Event:
     """With `finish` "error": what happened."""
     gate: float | None = None
     """In the first event of an answer with a branch: the strength at which it acts."""
+    first_s: float | None = None
+    """In the first event of an answer: when its first token was there, on the engine's clock."""
 
 
 Emit = Callable[[Event], None]
@@ -92,3 +94,10 @@ class Ticket:
     def cancel(self) -> None:
         """Nobody waits any more; the row leaves at the next step. From any thread."""
         self.cancelled = True
+
+    def gone(self, now: float) -> Finish | None:
+        """Why nobody waits for it any more; None: it is waited for."""
+        if self.cancelled:
+            return "cancelled"
+        deadline_s = self.request.deadline_s
+        return "deadline" if deadline_s is not None and now >= deadline_s else None

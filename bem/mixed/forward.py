@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bem.context import Row
 from bem.forward.wrapping import Layer, WithBase
 from bem.interfaces import Adapter, AdapterLayer, StackShape
+from bem.mixed.inputs import SharedInputs
 from bem.mixed.products import PRODUCTS, Layout, RowProducts, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.stack import SiteStack, Stack, StackKeeper
@@ -173,13 +174,14 @@ class StackedRows:
                 adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
             )
         live = stack.is_live()
-        kept = keep and not live and stack.num_bytes * len(which) <= KEPT_BYTES
+        stays = keep and not live and stack.num_bytes * len(which) <= KEPT_BYTES
+        self._inputs = SharedInputs() if stays else None
         self._products = [
             PRODUCTS[self._layout](
                 SiteStack(stack=stack, index=index, live=live),
                 which_B,
                 len(stacked),
-                keep=kept,
+                kept=self._inputs,
             )
             for index in range(len(stack.layers))
         ]
@@ -211,6 +213,8 @@ class StackedRows:
 
     def weigh(self) -> None:
         """Put scales, strengths and codes into the products, once codes are there."""
+        if self._inputs is not None:
+            self._inputs.begin()
         codes: list[Tensor] = []
         if self._coded:
             if not all(adapter.state.codes for adapter in self._adapters):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bem.mixed.block_linear import block_linear
+from bem.mixed.inputs import SharedInputs
 from bem.mixed.stack import Form, SiteStack
 
 Layout = Literal["dense", "gather", "blocks"]
@@ -48,12 +49,13 @@ class RowProducts(ABC):
         which_B: Tensor,
         adapters: int,
         *,
-        keep: bool = False,
+        kept: SharedInputs | None = None,
     ) -> None:
-        """`which_B`: each row's adapter, 0 at rows of none, whose weight is 0. `keep`: what is
-        gathered stays for the next forward of the same rows."""
+        """`which_B`: each row's adapter, 0 at rows of none, whose weight is 0. `kept`: what is
+        gathered stays for the next forward of the same rows, that of all sites in one product
+        where they share their input."""
         self._stacked = stacked
-        self._keep = keep
+        self._kept = kept
         self._gathered: dict[tuple[str, Form], Tensor] = {}
         self._which_B = which_B
         self._adapters = adapters
@@ -125,16 +127,32 @@ class DenseProducts(RowProducts):
 class GatheredProducts(RowProducts):
     """A batched product over rows; Z is R."""
 
+    def __init__(
+        self,
+        stacked: SiteStack,
+        which_B: Tensor,
+        adapters: int,
+        *,
+        kept: SharedInputs | None = None,
+    ) -> None:
+        super().__init__(stacked, which_B, adapters, kept=kept)
+        self._last_weight: Tensor | None = None
+        self._kept_up: dict[str, tuple[Tensor, Tensor]] = {}
+
     def down(self, x_BTI: Tensor, name: str) -> Tensor:
         down_BIR = self._own(name, "each")
-        return torch.bmm(_in_dtype(x_BTI, down_BIR), down_BIR)
+        x_BTI = _in_dtype(x_BTI, down_BIR)
+        if self._kept is None:
+            return torch.bmm(x_BTI, down_BIR)
+        return self._kept.down((self._stacked.index, name), x_BTI, down_BIR)
 
     def linear(self, z_BTZ: Tensor, name: str, bias: str) -> Tensor:
         return torch.baddbmm(self._own(bias, "rows").unsqueeze(1), z_BTZ, self._own(name, "each"))
 
     def add_up(self, y_BTO: Tensor, z_BTZ: Tensor, name: str) -> Tensor:
-        z_BTZ = self._weighed(z_BTZ)
-        up_BRO = self._own(name, "each")
+        up_BRO = self._weighed_up(name)
+        if up_BRO is None:
+            z_BTZ, up_BRO = self._weighed(z_BTZ), self._own(name, "each")
         if _sum_apart(y_BTO, z_BTZ):
             return y_BTO + torch.bmm(z_BTZ, up_BRO).to(y_BTO.dtype)
         if _may_write(y_BTO, z_BTZ):
@@ -146,9 +164,26 @@ class GatheredProducts(RowProducts):
         own = self._gathered.get(key)
         if own is None:
             own = self._stacked(name, form).index_select(0, self._which_B)
-            if self._keep:
+            if self._kept is not None:
                 self._gathered[key] = own
         return own
+
+    def _weighed_up(self, name: str) -> Tensor | None:
+        """weight * code * up, kept while a weight stays: a decode step then has one product less.
+        None for a weight that is new, as that of causal codes is at each step."""
+        weight_BXZ, kept = self.weight_BXZ, self._kept_up.get(name)
+        assert weight_BXZ is not None
+        if kept is not None and kept[0] is weight_BXZ:
+            return kept[1]
+        self._kept_up.pop(name, None)
+        if self._kept is None or weight_BXZ.shape[1] > 1 or self._last_weight is not weight_BXZ:
+            self._last_weight = weight_BXZ
+            return None
+        up_BRO = self._own(name, "each")
+        up_BRO = up_BRO * weight_BXZ.transpose(1, 2).to(up_BRO.dtype)
+        self._kept_up[name] = (weight_BXZ, up_BRO)
+        del self._gathered[name, "each"]
+        return up_BRO
 
 
 class BlockProducts(RowProducts):

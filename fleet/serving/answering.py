@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,8 +68,6 @@ class Answering:
     _future: asyncio.Future[Any] | None = None
     _ended: int = 0
     _began_s: float = field(default_factory=time.monotonic)
-    _first_s: float | None = None
-    """When the engine gave the first token, however late it is told of."""
     _seen: bool = False
     _closed: bool = False
     _outcome: Outcome | None = "left"
@@ -92,7 +90,7 @@ class Answering:
             event = told.event
             if not self._seen and (event.tokens or event.finish in ("stop", "length")):
                 self._seen = True
-                first_s = time.monotonic() if self._first_s is None else self._first_s
+                first_s = time.monotonic() if event.first_s is None else event.first_s
                 self.server.metrics.first_token(first_s - self._began_s)
             self.answer_tokens += len(event.tokens)
             if event.finish is not None:
@@ -143,22 +141,13 @@ class Answering:
         if not self._closed:
             self._queue.put_nowait(told)
 
-    def ask(self, request: Request, index: int, *, merged: bool) -> None:
-        """Ask the engine for answer `index`; `merged`: its events come as one at its end."""
+    def ask(self, request: Request, index: int) -> None:
+        """Ask the engine for answer `index`."""
 
         def deliver(event: Event) -> None:
             self.tell(Told(index=index, event=event))
 
-        outbox = self.server.outbox
-        put: Callable[[Event], None] = partial(outbox.put, deliver)
-        if merged:
-            put = Merging(put)
-
-        def emit(event: Event) -> None:
-            if self._first_s is None and event.tokens:
-                self._first_s = time.monotonic()
-            put(event)
-
+        emit = partial(self.server.outbox.put, deliver)
         try:
             self._tickets.append(self.server.loop.submit(request, emit))
         except QueueFullError as error:
@@ -202,26 +191,3 @@ def _late() -> DeadlineError:
 def _this_task_is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-class Merging:
-    """Gathers the events of one answer on the engine's thread."""
-
-    def __init__(self, put: Callable[[Event], None]) -> None:
-        self._put = put
-        self._events: list[Event] = []
-
-    def __call__(self, event: Event) -> None:
-        self._events.append(event)
-        if event.finish is None:
-            return
-        self._put(
-            Event(
-                text="".join(e.text for e in self._events),
-                tokens=tuple(token for e in self._events for token in e.tokens),
-                infos=tuple(info for e in self._events for info in e.infos),
-                finish=event.finish,
-                error=event.error,
-                gate=self._events[0].gate,
-            )
-        )

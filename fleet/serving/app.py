@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Annotated, Any
 
 from fastapi import Body as JsonBody
@@ -33,6 +33,7 @@ from fleet.serving.errors import (
 from fleet.serving.guard import App, Guard, Receive, Scope, Send, failure
 from fleet.serving.live_page import host_names, with_page
 from fleet.serving.living.routes import add_feedback
+from fleet.serving.presence import WhileThere
 from fleet.serving.render import DONE, Choice, Form, sse
 from fleet.serving.schemas import ChatBody, CompletionBody
 from fleet.serving.server import Server
@@ -152,45 +153,28 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
         if server.shelf.view.version < 0 or server.problem():
             raise UnreadyError("The server is not ready.", retry_after_s=2.0)
         state = request.scope["state"]
-        leaving = asyncio.ensure_future(_left(request))
-        begin = asyncio.ensure_future(answerer.begin(body, client=state["client"], key=key))
-        try:
-            await asyncio.wait({begin, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not begin.done():
-                _abandon(begin)
-                return Response(status_code=499)
-            answering = begin.result()
-        except BaseException:
-            # This request's own task may be cancelled too, and nobody waits for `begin` then.
-            _abandon(begin)
-            leaving.cancel()
-            raise
-        form = Form(
-            answering,
-            server.base.tokenizer,
-            chat=chat,
-            id=state["request_id"],
-            created_s=int(time.time()),
-        )
         logprobs = body.logprobs is not None and body.logprobs is not False
-        if body.stream:
-            leaving.cancel()
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            return Streamed(
-                _stream(answering, form, logprobs=logprobs, usage=usage),
+        async with WhileThere(request) as client:
+            answering = await answerer.begin(body, client=state["client"], key=key)
+            form = Form(
                 answering,
-                read_s=server.settings.limits.body_s,
+                server.base.tokenizer,
+                chat=chat,
+                id=state["request_id"],
+                created_s=int(time.time()),
             )
-        gathering = asyncio.ensure_future(_gather(answering))
-        try:
-            await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not gathering.done():
-                return Response(status_code=499)
-            return JSONResponse(form.whole(gathering.result(), logprobs=logprobs))
-        finally:
-            gathering.cancel()
-            leaving.cancel()
-            answering.close()
+            if not body.stream:
+                with closing(answering):
+                    choices = await _gather(answering)
+                    return JSONResponse(form.whole(choices, logprobs=logprobs))
+        if client.left:
+            return Response(status_code=499)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return Streamed(
+            _stream(answering, form, logprobs=logprobs, usage=usage),
+            answering,
+            read_s=server.settings.limits.body_s,
+        )
 
     return api
 
@@ -218,17 +202,6 @@ class Streamed(StreamingResponse):
             LOG.warning("a client did not read its answer in time")
         finally:
             self._answering.close()
-
-
-def _abandon(begin: asyncio.Future[Answering]) -> None:
-    """Nobody waits for this answer any more, at whatever point it is: its model is let go."""
-
-    def close(done: asyncio.Future[Answering]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            done.result().close()
-
-    begin.cancel()
-    begin.add_done_callback(close)
 
 
 def _add_admin(api: FastAPI, server: Server) -> None:
@@ -268,14 +241,6 @@ async def _stream(
         yield sse(error.body())
     finally:
         answering.close()
-
-
-async def _left(request: Request) -> None:
-    """Returns when the client has gone."""
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            return
 
 
 def _first_wrong(error: RequestValidationError) -> BadRequestError:

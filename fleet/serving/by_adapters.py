@@ -69,7 +69,7 @@ async def answer(asking: Asking) -> None:
                 )
             )
     for index, request in enumerate(requests):
-        answering.ask(request, index, merged=not body.stream)
+        answering.ask(request, index)
 
 
 def _sides(loaded: Loaded, body: Body) -> dict[str, Any]:

@@ -204,6 +204,33 @@ def test_logprobs_are_those_of_a_full_forward(model: BEMModel) -> None:
         assert [p for _, p in info.top] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
+def test_an_answer_that_is_wanted_whole_comes_in_one_event(model: BEMModel) -> None:
+    """The same as the events of one that is told as it comes."""
+    now = [0.0]
+    engine = Engine(model.host, Limits(rows=2, positions=64), clock=lambda: now[0])
+    answers = [Answer(), Answer()]
+    for incremental, answer in zip((True, False), answers, strict=True):
+        request = Request(
+            prompt_ids=ids(model, "hello there"),
+            strength={"lora": 1.0},
+            max_tokens=9,
+            logprobs=1,
+            incremental=incremental,
+        )
+        engine.submit(request, answer)
+    now[0] = 7.0
+    engine.step()
+    now[0] = 8.0
+    run(engine)
+    told, whole = answers
+    assert len(told.events) > 1
+    assert len(whole.events) == 1
+    assert (told.text, told.tokens, told.finish) == (whole.text, whole.tokens, whole.finish)
+    assert [i for e in told.events for i in e.infos] == list(whole.events[0].infos)
+    assert told.events[0].first_s == whole.events[0].first_s == 7.0
+    assert all(event.first_s is None for event in told.events[1:])
+
+
 def test_two_adapters_on_one_row(model: BEMModel) -> None:
     """Equal shapes on one row: their deltas add up, beside a row that has only one of them."""
     engine = Engine(model.host, Limits(rows=3, positions=64))

@@ -104,6 +104,35 @@ def test_a_cancelled_request_lets_its_model_go(
     assert asyncio.run(run())
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("more", [{}, {"routing": True}])
+def test_a_client_that_leaves_lets_its_model_go(
+    own: Server, after_s: float, more: dict[str, Any]
+) -> None:
+    """Before its answer is whole: nothing but a status is sent, and the request ends in order."""
+    sent: list[Any] = []
+
+    async def run() -> bool:
+        told = [{"type": "http.request", "body": json.dumps(BODY | more).encode()}]
+
+        async def leaving() -> dict[str, Any]:
+            if told:
+                return told.pop()
+            await asyncio.sleep(after_s)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        task = asyncio.ensure_future(ask(own, {}, send, leaving))
+        await asyncio.wait_for(task, 30)
+        assert task.cancelling() == 0
+        return await freed(own)
+
+    assert asyncio.run(run())
+    assert [message.get("status") for message in sent] == [499, None]
+
+
 def test_a_request_cancelled_while_it_begins_lets_its_model_go(
     own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
