@@ -133,7 +133,7 @@ class Engine:
         self._remove([row for row, _ in over])
 
     def _admit(self) -> None:
-        chosen = self._line.call(len(self._rows))
+        chosen = self._by_adapter(self._line.call(len(self._rows)))
         if not chosen:
             return
         try:
@@ -147,6 +147,11 @@ class Engine:
                     self._prefill([ticket])
                 except Exception as own:  # noqa: BLE001 - as above
                     ticket.emit(Event(finish="error", error=_told(own)))
+
+    def _by_adapter(self, tickets: Sequence[Ticket]) -> Sequence[Ticket]:
+        """Rows of one adapter side by side: where all have as many, one product serves them."""
+        place = {name: at for at, name in enumerate(self.host.adapters)}
+        return sorted(tickets, key=lambda ticket: [place.get(n, -1) for n in ticket.request.strength])
 
     def _guard(self, act: Callable[[], None], rows: Sequence[Row]) -> None:
         """A fault ends the answers that it hit, not the engine."""

@@ -23,6 +23,7 @@ from bem.interfaces import Adapter, AdapterLayer, StackShape
 from bem.mixed.inputs import SharedInputs
 from bem.mixed.products import PRODUCTS, Layout, RowProducts, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
+from bem.mixed.selection import Selection
 from bem.mixed.stack import SiteStack, Stack, StackKeeper
 
 KEPT_BYTES = 256 << 20
@@ -164,26 +165,26 @@ class StackedRows:
         self._rank = shape.rank
         self._coded = stack.adapters[0].feature_layer is not None
         device = self._parts[0].index_M.device
-        which = [next((place[n] for n in names_of(row) if n in place), 0) for row in split.rows]
-        which_B = torch.tensor(which, device=device)
-        self._which_B = which_B
-        self._own_BG = torch.nn.functional.one_hot(which_B, len(stacked)).to(stack.dtype)
-        self._layout: Layout = "gather"
-        if len(stacked) == len(names):
-            self._layout = choose_layout(
-                adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
-            )
+        self._which_B = _which(split.rows, stacked, device)
+        """Of the whole stack."""
+        self._layout: Layout = choose_layout(
+            adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
+        )
         live = stack.is_live()
-        stays = keep and not live and stack.num_bytes * len(which) <= KEPT_BYTES
+        sites = [
+            SiteStack(stack=stack, index=index, live=live) for index in range(len(stack.layers))
+        ]
+        factors: Sequence[Factors] = sites
+        which_B, count = self._which_B, len(stacked)
+        if len(names) < len(stacked) and self._layout != "gather":
+            chosen_G = torch.tensor([place[name] for name in names], device=device)
+            factors = [Selection(site, chosen_G) for site in sites]
+            which_B, count = _which(split.rows, names, device), len(names)
+        self._own_BG = torch.nn.functional.one_hot(which_B, count).to(stack.dtype)
+        stays = keep and not live and stack.num_bytes * self._count <= KEPT_BYTES
         self._inputs = SharedInputs() if stays else None
         self._products = [
-            PRODUCTS[self._layout](
-                SiteStack(stack=stack, index=index, live=live),
-                which_B,
-                len(stacked),
-                kept=self._inputs,
-            )
-            for index in range(len(stack.layers))
+            PRODUCTS[self._layout](factor, which_B, count, kept=self._inputs) for factor in factors
         ]
         self.acts = [
             (site.name, StackedSite(layer, products))
@@ -298,6 +299,13 @@ def _apart(names: Sequence[str], split: Split) -> list[list[str]]:
         else:
             groups.append(([name], set(places)))
     return [members for members, _ in groups]
+
+
+def _which(rows: Sequence[Row], names: Sequence[str], device: torch.device) -> Tensor:
+    """(B,) the place among `names` of each row's adapter; 0 at rows of none of them."""
+    place = {name: g for g, name in enumerate(names)}
+    which = [next((place[n] for n in names_of(row) if n in place), 0) for row in rows]
+    return torch.tensor(which, device=device)
 
 
 def _in_runs(rows: Sequence[Row], names: Sequence[str]) -> bool:

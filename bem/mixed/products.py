@@ -24,9 +24,12 @@ from torch import Tensor, nn
 
 from bem.mixed.block_linear import block_linear
 from bem.mixed.inputs import SharedInputs
+from bem.mixed.selection import Selection
 from bem.mixed.stack import Form, SiteStack
 
 Layout = Literal["dense", "gather", "blocks"]
+Factors = SiteStack | Selection
+"""What gives the adapters' parameters at one site."""
 
 DENSE_LIMIT = 16
 """Dense up to this T * G, measured on one CPU thread (d = 192 and 1,024, rank 8, 8 to 32 rows, 2 to
@@ -45,7 +48,7 @@ class RowProducts(ABC):
 
     def __init__(
         self,
-        stacked: SiteStack,
+        stacked: Factors,
         which_B: Tensor,
         adapters: int,
         *,
@@ -129,7 +132,7 @@ class GatheredProducts(RowProducts):
 
     def __init__(
         self,
-        stacked: SiteStack,
+        stacked: Factors,
         which_B: Tensor,
         adapters: int,
         *,
