@@ -151,7 +151,7 @@ class Engine:
     def _by_adapter(self, tickets: Sequence[Ticket]) -> Sequence[Ticket]:
         """Rows of one adapter side by side: where all have as many, one product serves them."""
         place = {name: at for at, name in enumerate(self.host.adapters)}
-        return sorted(tickets, key=lambda ticket: [place.get(n, -1) for n in ticket.request.strength])
+        return sorted(tickets, key=lambda t: [place.get(name, -1) for name in t.request.strength])
 
     def _guard(self, act: Callable[[], None], rows: Sequence[Row]) -> None:
         """A fault ends the answers that it hit, not the engine."""

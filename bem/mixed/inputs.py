@@ -52,7 +52,9 @@ class SharedInputs:
             group = self._groups.get(key)
             if group is not None:
                 z_B1R = torch.bmm(x_B1I, group.down_BIR)
-                self._made.update(zip(group.keys, z_B1R.split(group.sizes, dim=-1), strict=True))
+                self._made.update(
+                    zip(group.keys, torch.split(z_B1R, list(group.sizes), dim=-1), strict=True)
+                )
         made = self._made.pop(key, None)
         if made is None:
             self._called.append((key, down_BIR))
