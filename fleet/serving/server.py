@@ -7,6 +7,7 @@ and another runs the engine; the API's event loop only asks and is told. Knows n
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -108,6 +109,10 @@ class Server:
         torch.set_num_threads(self.settings.engine.threads)
         # Rows without a stacked form are slower, not wrong; said once, not at every swap.
         warnings.filterwarnings("ignore", category=SlowRowsWarning)
+        # What is there by now stays: a full collection walks all of it, and while it does (a third
+        # of a second) no thread goes on. Models come later: they must be collected when they go.
+        gc.collect()
+        gc.freeze()
         self.loop.start()
         # OpenMP counts threads by thread: the engine's must be told itself.
         self.loop.call(lambda: torch.set_num_threads(self.settings.engine.threads)).result(60)

@@ -172,6 +172,39 @@ def test_cached_decoding_equals_each_row_alone(
         assert texts[i] == single[0]
 
 
+@pytest.mark.parametrize("names", [RUNS, SCATTERED], ids=["runs", "scattered"])
+@pytest.mark.parametrize("layout", ["dense", "gather", None])
+@pytest.mark.parametrize("label", KINDS)
+def test_few_of_many_adapters_decode_as_each_row_alone(
+    host: AdapterHost,
+    monkeypatch: pytest.MonkeyPatch,
+    label: str,
+    layout: str | None,
+    names: tuple[str, ...],
+) -> None:
+    """They are taken out of the stack of all; what they gather stays from step to step."""
+    if layout is not None:
+        monkeypatch.setattr(mixed_forward, "choose_layout", lambda **_: layout)
+    kind, options = KINDS[label]
+    for seed, name in enumerate("xaybc"):
+        add(host, name, kind, seed, rank=3, alpha=6.0 + seed, **options)
+    ids_BT = torch.randint(3, 250, (6, 9), generator=generator(8))
+    made = []
+    with torch.inference_mode():
+        for rows in [slice(i, i + 1) for i in range(6)] + [slice(6)]:
+            context = RoutingContext(
+                prefix_mask_BT=torch.ones(6, 4, dtype=torch.bool)[rows],
+                side_BF=SIDE_BF[rows],
+                strength={"a": 0.5},
+                rows=names[rows],
+            )
+            cache = DynamicCache(config=host.model.config)
+            pieces = torch.split(ids_BT[rows], [4, 1, 1, 1, 1, 1], dim=1)
+            parts = [host(p, routing=context, past_key_values=cache).logits for p in pieces]
+            made.append(torch.cat(parts, dim=1))
+    close(made[-1], torch.cat(made[:-1]))
+
+
 def test_layouts() -> None:
     assert choose_layout(adapters=8, tokens=1, in_runs=False) == "dense"
     assert choose_layout(adapters=8, tokens=128, in_runs=False) == "gather"
