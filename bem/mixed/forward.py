@@ -167,10 +167,14 @@ class StackedRows:
         device = self._parts[0].index_M.device
         self._which_B = _which(split.rows, stacked, device)
         """Of the whole stack."""
-        self._layout: Layout = choose_layout(
-            adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
-        )
         live = stack.is_live()
+        stays = keep and not live and stack.num_bytes * self._count <= KEPT_BYTES
+        self._layout: Layout = "gather"
+        if not stays or self._count > len(names):
+            # Where each row has an adapter of its own, what was gathered once is quickest.
+            self._layout = choose_layout(
+                adapters=len(names), tokens=tokens, in_runs=_in_runs(split.rows, names)
+            )
         sites = [
             SiteStack(stack=stack, index=index, live=live) for index in range(len(stack.layers))
         ]
@@ -181,7 +185,6 @@ class StackedRows:
             factors = [Selection(site, chosen_G) for site in sites]
             which_B, count = _which(split.rows, names, device), len(names)
         self._own_BG = torch.nn.functional.one_hot(which_B, count).to(stack.dtype)
-        stays = keep and not live and stack.num_bytes * self._count <= KEPT_BYTES
         self._inputs = SharedInputs() if stays else None
         self._products = [
             PRODUCTS[self._layout](factor, which_B, count, kept=self._inputs) for factor in factors
