@@ -165,7 +165,9 @@ class Answering:
         """
         self._future = asyncio.wrap_future(future)
         try:
-            result: T = await asyncio.wait_for(self._future, self.left_s())
+            # `wait_for` swallows a cancellation that comes together with the result.
+            async with asyncio.timeout(self.left_s()):
+                result: T = await self._future
         except TimeoutError:
             raise _late() from None
         except QueueFullError as error:

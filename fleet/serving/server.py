@@ -125,6 +125,7 @@ class Server:
         self.desk.stop()
         self.loop.stop()
         self.host.detach()
+        gc.unfreeze()
 
     def refresh(self, *, force: bool = False) -> bool:
         """Look at the registry now."""
