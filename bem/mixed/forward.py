@@ -21,7 +21,7 @@ from bem.context import Row
 from bem.forward.wrapping import Layer, WithBase
 from bem.interfaces import Adapter, AdapterLayer, StackShape
 from bem.mixed.inputs import SharedInputs
-from bem.mixed.products import PRODUCTS, Layout, RowProducts, choose_layout, weights
+from bem.mixed.products import PRODUCTS, Factors, Layout, RowProducts, choose_layout, weights
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.selection import Selection
 from bem.mixed.stack import SiteStack, Stack, StackKeeper

@@ -216,7 +216,7 @@ class BlockProducts(RowProducts):
     def with_base(self, base: nn.Module, x_BTI: Tensor, down: str, up: str) -> Tensor | None:
         stacked, weight_BXZ = self._stacked, self.weight_BXZ
         assert weight_BXZ is not None
-        if not (stacked.live and _is_plain_and_frozen(base)):
+        if not (isinstance(stacked, SiteStack) and stacked.live and _is_plain_and_frozen(base)):
             return None
         if not x_BTI.dtype == base.weight.dtype == weight_BXZ.dtype == stacked.dtype:
             return None
