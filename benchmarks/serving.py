@@ -7,14 +7,16 @@
 
 1, 8 and 32 concurrent requests over 1, 8 and 32 adapters. The same base and LoRA weights, the same
 prompts, greedy, answers compared; every server has one torch thread and a process of its own.
-Closed loop: C clients, each with one request under way. Cells are interleaved round by round;
-throughputs are medians over rounds, ratios medians of ratios within a round with their least and
-greatest, latencies quantiles over all rounds. Tokens per CPU second of the server's process stand
-beside tokens per second, because other work may share the machine.
+Closed loop: C clients, each with one request under way. Cells are interleaved round by round, and
+in a cell the systems go there and back (ours, set, names, engine, engine, names, set, ours), so
+that a machine that grows slower or quicker meanwhile favours none. Throughputs are medians over
+rounds, ratios medians of ratios within a round with their least and greatest, latencies quantiles
+over all rounds. Tokens per CPU second of the server's process stand beside tokens per second,
+because other work may share the machine.
 
 Run, on two quiet cores: `python benchmarks/serving.py --json benchmarks/results/serving.json`. It
 ends by itself within `--minutes` (14), after as many whole rounds as fit; `--quick` takes the cells
-of the claims alone, about three minutes.
+of the claims alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import asyncio
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -203,6 +206,16 @@ def _figure(
     )
 
 
+def _mean(first: Figure, second: Figure) -> Figure:
+    """Of two drives with as many tokens each."""
+    return Figure(
+        tokens_s=statistics.harmonic_mean([first.tokens_s, second.tokens_s]),
+        tokens_cpu_s=statistics.harmonic_mean([first.tokens_cpu_s, second.tokens_cpu_s]),
+        latencies_ms=first.latencies_ms + second.latencies_ms,
+        texts=second.texts,
+    )
+
+
 # --- the whole ------------------------------------------------------------------------------------
 
 
@@ -251,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with it
     began = time.monotonic()
-    budget_s = 60 * (min(args.minutes, 3.0) if args.quick else args.minutes)
+    budget_s = 60 * args.minutes
     torch.set_num_threads(1)
     cells = [(c, a) for c in (1, 8, 32) for a in (1, 8, 32)]
     if args.quick:
@@ -338,17 +351,22 @@ def one_round(
     *,
     few: bool = False,
 ) -> None:
-    """Every system in every cell."""
-    for clients, adapters in cells:
+    """Every system in every cell, there and back."""
+
+    def measure(name: str, clients: int, adapters: int) -> Figure:
         requests = clients if few else REQUESTS[clients]
-        for name, target in targets.items():
-            count = requests
-            if name == "set":
-                count = min(clients, 2) if few else SLOW_REQUESTS[clients]
-            figure = asyncio.run(drive(target, rows, clients, adapters, count))
-            found.setdefault((name, clients, adapters), []).append(figure)
-        figure = bare(engine, names, rows, clients, adapters, requests)
-        found.setdefault(("engine", clients, adapters), []).append(figure)
+        if name == "engine":
+            return bare(engine, names, rows, clients, adapters, requests)
+        if name == "set":
+            requests = min(clients, 2) if few else SLOW_REQUESTS[clients]
+        return asyncio.run(drive(targets[name], rows, clients, adapters, requests))
+
+    order = (*targets, "engine")
+    for cell in cells:
+        there = {name: measure(name, *cell) for name in order}
+        for name in reversed(order):
+            back = measure(name, *cell)
+            found.setdefault((name, *cell), []).append(_mean(there[name], back))
 
 
 if __name__ == "__main__":
