@@ -132,10 +132,12 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
             local=settings.address is None,
         )
     finally:
-        ray.shutdown()
-        os.environ.pop(SESSION_VARIABLE, None)
-        if folder is not None:
-            _keep_logs(folder, settings.paths.logs / "ray")
+        try:
+            ray.shutdown()
+        finally:  # a second Ctrl-C may come while Ray goes down
+            os.environ.pop(SESSION_VARIABLE, None)
+            if folder is not None:
+                _keep_logs(folder, settings.paths.logs / "ray")
 
 
 def _check_authentication() -> None:
