@@ -134,7 +134,10 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
     finally:
         try:
             ray.shutdown()
-        finally:  # a second Ctrl-C may come while Ray goes down
+        except KeyboardInterrupt:  # a second Ctrl-C; Ray must be gone before its folder is removed
+            ray.shutdown()
+            raise
+        finally:
             os.environ.pop(SESSION_VARIABLE, None)
             if folder is not None:
                 _keep_logs(folder, settings.paths.logs / "ray")
