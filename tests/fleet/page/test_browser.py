@@ -1,6 +1,6 @@
 """The page in a real browser: it follows a ledger, runs no hostile text, works by keyboard.
 
-Needs playwright (`pip install -e '.[browser]'`) and a Chromium of the machine.
+Needs a Chromium of the machine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import uvicorn
 from page_fakes import HOSTILE, many_runs
+from playwright import sync_api as playwright
 
 from fleet.page import create_app
 from fleet.settings import RunPaths
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
