@@ -2,7 +2,8 @@
 
 Which sites do is seen in a first decode step: those called one after the other with the very same
 tensor. From the next step on their factors stand side by side, and the first that is called makes
-the products of all. It knows neither adapters nor models.
+the products of all. Nobody may change that tensor in place in between. It knows neither adapters
+nor models.
 
 Legend: B rows, I inputs, R rank.
 """

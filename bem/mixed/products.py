@@ -267,6 +267,8 @@ def _is_plain_and_frozen(base: nn.Module) -> TypeGuard[nn.Linear]:
     """A linear whose product is all that its call does."""
     return (
         type(base) is nn.Linear
+        and type(base.weight) is nn.Parameter
+        and "forward" not in vars(base)
         and not any(parameter.requires_grad for parameter in base.parameters())
         and not (base._forward_hooks or base._forward_pre_hooks)
         and not (base._backward_hooks or base._backward_pre_hooks)

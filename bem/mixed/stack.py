@@ -198,7 +198,8 @@ class StackKeeper:
 
     def forget(self) -> None:
         """Drop what the stacks keep. A fused optimizer's step changes parameters without torch
-        counting it, so nothing made before a forward with gradients may outlast it."""
+        counting it, so nothing that a stack made before a forward with gradients outlasts it. Rows
+        that are being decoded keep what they gathered: no training comes between their steps."""
         for stack in self._stacks.values():
             stack.forget()
 

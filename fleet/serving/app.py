@@ -154,6 +154,7 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
             raise UnreadyError("The server is not ready.", retry_after_s=2.0)
         state = request.scope["state"]
         logprobs = body.logprobs is not None and body.logprobs is not False
+        answering: Answering | None = None
         async with WhileThere(request) as client:
             answering = await answerer.begin(body, client=state["client"], key=key)
             form = Form(
@@ -167,7 +168,9 @@ def build_api(server: Server, secrets: Secrets) -> FastAPI:
                 with closing(answering):
                     choices = await _gather(answering)
                     return JSONResponse(form.whole(choices, logprobs=logprobs))
-        if client.left:
+        if client.left or answering is None:
+            if answering is not None:
+                answering.close()
             return Response(status_code=499)
         usage = body.stream_options is not None and body.stream_options.include_usage
         return Streamed(

@@ -6,10 +6,13 @@ No task of its own for the work: it runs in the request's, and one more waits fo
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Self
 
 from fastapi import Request
+
+LOG = logging.getLogger(__name__)
 
 
 class WhileThere:
@@ -42,7 +45,10 @@ class WhileThere:
         )
 
     async def _watch(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
+        try:
+            while (await self._request.receive())["type"] != "http.disconnect":
+                pass
+        except Exception as error:  # noqa: BLE001 - told; whoever cannot be heard has gone
+            LOG.warning("a connection broke: %s", error)
         self.left = True
         self._task.cancel()
