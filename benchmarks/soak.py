@@ -5,6 +5,7 @@ the other. Every `--every` seconds one of its processes, drawn from a seeded gen
 with SIGKILL: a worker, the ledger's actor, the stats actor or the driver, which is then resumed.
 Each campaign that comes to its end is compared with a calm launch: verdicts, promoted set, keys,
 digests of scores, costs and figures. After the time is up the last campaign runs out undisturbed.
+`tests/faults/test_soak.py` runs a short form of it.
 
     python benchmarks/soak.py --minutes 15 --every 20
 """
@@ -44,7 +45,6 @@ from fleet.settings import RunPaths  # noqa: E402
 RESULT = Path(__file__).resolve().parent / "results" / "soak.json"
 MISSIONS = ["--missions", "F1,F2,F3", "--cpus", "2"]
 MISSIONS += ["--set", "params.steps=40", "--set", "params.step_s=0.05", "--set", "params.pack_s=1"]
-MISSIONS += ["--set", "seeds=[0,1,2,3,4,5,6,7]"]
 MISSIONS += ["--set", "F2:params.effect=0.0", "--set", "F3:params.effect=0.4"]
 VICTIMS = {
     "worker": "ray::RayTrainWorker",
@@ -73,12 +73,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--every", type=float, default=20.0, help="Seconds between two kills.")
     parser.add_argument("--seed", type=int, default=20261126)
+    parser.add_argument("--seeds", type=int, default=8, help="Runs of each arm in a campaign.")
+    parser.add_argument("--out", type=Path, default=RESULT, help="Where the record goes.")
     arguments = parser.parse_args()
+    missions = [*MISSIONS, "--set", f"seeds={list(range(arguments.seeds))}"]
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="bf-soak-") as folder:
         started = time.monotonic()
         calm_paths = RunPaths(root=Path(folder) / "calm")
-        driver = launch_registering(Path(folder), calm_paths, MISSIONS)
+        driver = launch_registering(Path(folder), calm_paths, missions)
         if driver.wait(LIMIT_S) != 0:
             raise SystemExit(driver.said)
         calm_s = time.monotonic() - started
@@ -86,11 +89,12 @@ def main() -> None:
         found = Soak()
         until = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < until:
-            campaign(Path(folder), calm, found, rng, until, arguments.every)
+            campaign(Path(folder), missions, calm, found, rng, until, arguments.every)
     document = recorded() | {
         "minutes": arguments.minutes,
         "every_s": arguments.every,
         "seed": arguments.seed,
+        "seeds_an_arm": arguments.seeds,
         "num_kills": len(found.kills),
         "by_process": dict(collections.Counter(kill["process"] for kill in found.kills)),
         "num_campaigns": found.campaigns,
@@ -104,16 +108,22 @@ def main() -> None:
         "calm_s": round(calm_s, 1),
         "kills": found.kills,
     }
-    RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps({k: v for k, v in document.items() if k != "kills"}) + "\n")
 
 
 def campaign(
-    folder: Path, calm: Outcome, found: Soak, rng: np.random.Generator, until: float, every_s: float
+    folder: Path,
+    missions: list[str],
+    calm: Outcome,
+    found: Soak,
+    rng: np.random.Generator,
+    until: float,
+    every_s: float,
 ) -> None:
     """One campaign from its launch to its end, hit while the time lasts."""
     paths = RunPaths(root=folder / f"run-{found.campaigns + 1}")
-    driver = launch_or_resume(folder, paths, MISSIONS)
+    driver = launch_or_resume(folder, paths, missions)
     while True:
         pause_until = time.monotonic() + every_s
         while time.monotonic() < min(pause_until, until) and driver.process.poll() is None:
@@ -122,7 +132,7 @@ def campaign(
             victim = kill(driver, rng)
             found.kills.append({"campaign": paths.run_id, "process": victim})
             if victim == "driver":
-                driver = launch_or_resume(folder, paths, MISSIONS)
+                driver = launch_or_resume(folder, paths, missions)
             continue
         code = driver.wait(LIMIT_S)
         break
