@@ -1,8 +1,8 @@
 """What each fault does, measured: runs the tests of faults and writes the table in docs/faults.md.
 
 A row is a fault, what must hold, the tests that inject it and what they measured here. Nothing is
-typed in: a row whose test was skipped or failed says so. The many kills of drivers and the long soak
-are recordings of their own (`driver_kills.py`, `soak.py`), read from `results/`.
+typed in: a row whose test was skipped or failed says so. Driver kills and the long soak are
+recordings of their own (`driver_kills.py`, `soak.py`), read from `results/`.
 
     python benchmarks/fault_table.py            # about 20 minutes on two cores
 """

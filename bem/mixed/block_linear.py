@@ -1,22 +1,24 @@
-"""A frozen linear with the low-rank deltas of G adapters, each on its block of the rows, as one
-node of the training graph.
+"""Frozen linears of one input, and the low-rank deltas of G adapters, each on its block of the
+rows, as one node of the training graph.
 
-    y = W x + b + up (w down x)               g: the gradient of y
-    d(wz) = g up         z = down x           d(up) = g^T (w z)
-    dz = w d(wz)         dw = d(wz) z         d(down) = dz^T x
-    dx = g W + dz down
+    y_s = W_s x + b_s + up_s (w_s z_s)    z_s = down_s x            g_s: the gradient of y_s
+    d(w z)_s = g_s up_s                   d(up_s) = g_s^T (w_s z_s)
+    dz_s = w_s d(w z)_s                   dw_s = d(w z)_s z_s       d(down_s) = dz_s^T x
+    dx = sum_s (g_s W_s + dz_s down_s)
 
-The same as the linear and the products of `BlockProducts` one by one. Both sums go into what is
-there already, and each parameter gets its own gradient in its own layout: less memory is written
-and fewer nodes run, which is where a packed step's time goes. It knows no adapter.
+The same as the linears and the products of `BlockProducts` one by one. The sums go into what is
+there already, each parameter gets its own gradient in its own layout, and the downs of linears that
+read one tensor (query, key and value; gate and up) stand side by side: less memory is written and
+fewer nodes run, which is where a packed step's time goes. It knows no adapter.
 
 Legend: G adapters, M rows of one block times positions, B rows, T positions, I inputs, O outputs,
-R rank, X = 1 or T.
+R rank, S linears, N = S * R, X = 1 or T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,68 +26,151 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def block_linear(
-    base: nn.Linear,
-    x_BTI: Tensor,
-    weight_BXR: Tensor,
-    downs_RI: Sequence[Tensor],
-    ups_OR: Sequence[Tensor],
-) -> Tensor:
-    """base(x) + up (weight * (down x)), block g of the rows by adapter g.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BlockSite:
+    """One linear and what acts there."""
+
+    base: nn.Linear
+    """Frozen: it gets no gradient."""
+    weight_BXR: Tensor
+    """R may be 1."""
+    downs_RI: Sequence[Tensor]
+    ups_OR: Sequence[Tensor]
+
+
+def block_linears(x_BTI: Tensor, sites: Sequence[BlockSite]) -> tuple[Tensor, ...]:
+    """base(x) + up (weight * (down x)) at each site, block g of the rows by adapter g.
 
     Args:
-        base: frozen: it gets no gradient.
-        weight_BXR: R may be 1.
+        sites: all of one rank and one number of adapters.
     """
-    made: Tensor = _BlockLinear.apply(  # type: ignore[no-untyped-call]
-        x_BTI, weight_BXR, base.weight, base.bias, *downs_RI, *ups_OR
+    weights = [site.weight_BXR for site in sites]
+    if all(weight is weights[0] for weight in weights):
+        weights = weights[:1]
+    shape = _Shape(sites=len(sites), weights=len(weights), count=len(sites[0].downs_RI))
+    made: tuple[Tensor, ...] = _BlockLinears.apply(  # type: ignore[no-untyped-call]
+        shape,
+        x_BTI,
+        *weights,
+        *(site.base.weight for site in sites),
+        *(site.base.bias for site in sites),
+        *(down for site in sites for down in site.downs_RI),
+        *(up for site in sites for up in site.ups_OR),
     )
     return made
 
 
-class _BlockLinear(torch.autograd.Function):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shape:
+    """How many of each stand in the flat list of inputs."""
+
+    sites: int
+    weights: int
+    """One a site, or one for all."""
+    count: int
+    """Adapters."""
+
+
+class _BlockLinears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x_BTI: Tensor,
-        weight_BXR: Tensor,
-        base_OI: Tensor,
-        bias_O: Tensor | None,
-        *factors: Tensor,
-    ) -> Tensor:
-        count = len(factors) // 2
-        down_GRI, up_GOR = torch.stack(factors[:count]), torch.stack(factors[count:])
-        y_BTO = nn.functional.linear(x_BTI, base_OI, bias_O)
-        x_GMI = _in_blocks(x_BTI, count)
-        z_BTR = torch.bmm(x_GMI, down_GRI.mT).view(*x_BTI.shape[:2], -1)
-        weighed_GMR = _in_blocks(z_BTR * weight_BXR, count)
-        _in_blocks(y_BTO, count).baddbmm_(weighed_GMR, up_GOR.mT)
-        ctx.save_for_backward(x_BTI, z_BTR, weight_BXR, base_OI, down_GRI, up_GOR)
-        return y_BTO
+        ctx: Any, shape: _Shape, x_BTI: Tensor, *given: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        sites, count = shape.sites, shape.count
+        at = shape.weights
+        weights, bases_OI, biases_O = given[:at], given[at : at + sites], given[at + sites :]
+        factors: Any = given[at + 2 * sites :]
+        downs, ups = factors[: sites * count], factors[sites * count :]
+        down_GNI = _side_by_side(downs, count)
+        ups_GOR = [torch.stack(ups[s * count : (s + 1) * count]) for s in range(sites)]
+        rank = ups_GOR[0].shape[2]
+        weight_BXN = _weight(weights, rank, sites)
+        z_BTN = torch.bmm(_in_blocks(x_BTI, count), down_GNI.mT).view(*x_BTI.shape[:2], -1)
+        weighed = torch.split(_in_blocks(z_BTN * weight_BXN, count), rank, dim=2)
+        ys = []
+        for s in range(sites):
+            y_BTO = nn.functional.linear(x_BTI, bases_OI[s], biases_O[s])  # type: ignore[arg-type]
+            _in_blocks(y_BTO, count).baddbmm_(weighed[s], ups_GOR[s].mT)
+            ys.append(y_BTO)
+        ctx.shape = shape
+        ctx.save_for_backward(x_BTI, z_BTN, weight_BXN, down_GNI, *ups_GOR, *bases_OI)
+        ctx.weight_shapes = [weight.shape for weight in weights if weight is not None]
+        return tuple(ys)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_BTO: Tensor) -> tuple[Tensor | None, ...]:
-        x_BTI, z_BTR, weight_BXR, base_OI, down_GRI, up_GOR = ctx.saved_tensors
-        wants_x, wants_weight, _, _, *wants = ctx.needs_input_grad
-        count = len(down_GRI)
-        g_GMO = _in_blocks(g_BTO, count)
-        none: list[Tensor | None] = [None] * count
-        ups, downs, weight, dx_BTI = none, none, None, None
-        if any(wants[count:]):
-            # This way round and transposed after it: half the time of g^T (w z).
-            dup_GRO = torch.bmm(_in_blocks(z_BTR * weight_BXR, count).mT, g_GMO)
-            ups = [*dup_GRO.mT.contiguous()]
-        d_BTR = torch.bmm(g_GMO, up_GOR).view(z_BTR.shape)
-        if wants_weight:
-            weight = (d_BTR * z_BTR).sum_to_size(weight_BXR.shape)
-        d_GMR = _in_blocks(d_BTR.mul_(weight_BXR), count)
-        if any(wants[:count]):
-            downs = [*torch.bmm(d_GMR.mT, _in_blocks(x_BTI, count))]
-        if wants_x:
-            dx_BTI = g_BTO @ base_OI
-            _in_blocks(dx_BTI, count).baddbmm_(d_GMR, down_GRI)
-        return dx_BTI, weight, None, None, *downs, *ups
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        sites, count = ctx.shape.sites, ctx.shape.count
+        x_BTI, z_BTN, weight_BXN, down_GNI, *rest = ctx.saved_tensors
+        ups_GOR, bases_OI = rest[:sites], rest[sites:]
+        rank = ups_GOR[0].shape[2]
+        _, wants_x, *wants = ctx.needs_input_grad
+        wants_weights = wants[: ctx.shape.weights]
+        wants_factors = wants[ctx.shape.weights + 2 * sites :]
+        wants_down, wants_up = wants_factors[: sites * count], wants_factors[sites * count :]
+        weighed = None
+        if any(wants_up):
+            weighed = torch.split(_in_blocks(z_BTN * weight_BXN, count), rank, dim=2)
+        ups: list[Tensor | None] = []
+        d_BTN = torch.empty_like(z_BTN)
+        dx_MI = None
+        parts = torch.split(_in_blocks(d_BTN, count), rank, dim=2)
+        for s, g_BTO in enumerate(grads):
+            if g_BTO is None:  # nobody read this output
+                ups += [None] * count
+                parts[s].zero_()
+                continue
+            g_GMO = _in_blocks(g_BTO, count)
+            if weighed is not None and any(wants_up[s * count : (s + 1) * count]):
+                # This way round and transposed after it: half the time of g^T (w z).
+                ups += [*torch.bmm(weighed[s].mT, g_GMO).mT.contiguous()]
+            else:
+                ups += [None] * count
+            parts[s].copy_(torch.bmm(g_GMO, ups_GOR[s]))
+            if wants_x:
+                g_MO = g_GMO.flatten(0, 1)
+                if dx_MI is None:
+                    dx_MI = g_MO @ bases_OI[s]
+                else:
+                    dx_MI.addmm_(g_MO, bases_OI[s])
+        weights: list[Any] = [None] * ctx.shape.weights
+        if any(wants_weights):
+            each = torch.split(d_BTN * z_BTN, rank, dim=2)
+            shapes = ctx.weight_shapes * (sites // len(weights))
+            weights = [p.sum_to_size(shape) for p, shape in zip(each, shapes, strict=True)]
+            if len(ctx.weight_shapes) == 1:
+                weights = [torch.stack(weights).sum(0)]
+        d_GMN = _in_blocks(d_BTN.mul_(weight_BXN), count)
+        downs: list[Tensor | None] = [None] * (sites * count)
+        if any(wants_down):
+            ddown_GNI = torch.bmm(d_GMN.mT, _in_blocks(x_BTI, count))
+            downs = [own for of_site in torch.split(ddown_GNI, rank, dim=1) for own in of_site]
+        dx_BTI = None
+        if dx_MI is not None:
+            dx_BTI = dx_MI.view(x_BTI.shape)
+            _in_blocks(dx_BTI, count).baddbmm_(d_GMN, down_GNI)
+        return None, dx_BTI, *weights, *[None] * (2 * sites), *downs, *ups
+
+
+def _side_by_side(downs_RI: Sequence[Tensor], count: int) -> Tensor:
+    """(G, N, I) of all sites' downs, site by site."""
+    stacked = torch.stack(list(downs_RI))
+    if len(downs_RI) == count:
+        return stacked
+    by_site = stacked.view(-1, count, *stacked.shape[1:])
+    return by_site.transpose(0, 1).flatten(1, 2)
+
+
+def _weight(weights: Sequence[Tensor | None], rank: int, sites: int) -> Tensor:
+    """(B, X, N), or (B, X, 1) for all of it."""
+    given = [weight for weight in weights if weight is not None]
+    if len(given) == 1 and (sites == 1 or given[0].shape[2] == 1):
+        return given[0]
+    if len(given) == 1:
+        given *= sites
+    width = max(weight.shape[1] for weight in given)
+    return torch.cat([weight.expand(-1, width, rank) for weight in given], dim=2)
 
 
 def _in_blocks(x_BTI: Tensor, count: int) -> Tensor:

@@ -21,10 +21,19 @@ from bem.context import Row
 from bem.forward.wrapping import Layer, WithBase
 from bem.interfaces import Adapter, AdapterLayer, StackShape
 from bem.mixed.inputs import SharedInputs
-from bem.mixed.products import PRODUCTS, Factors, Layout, RowProducts, choose_layout, weights
+from bem.mixed.products import (
+    PRODUCTS,
+    BlockProducts,
+    Factors,
+    Layout,
+    RowProducts,
+    choose_layout,
+    weights,
+)
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.selection import Selection
 from bem.mixed.stack import SiteStack, Stack, StackKeeper
+from bem.mixed.together import Readers, Together
 
 KEPT_BYTES = 256 << 20
 """Gathered factors of all rows stay between decode steps up to this size (measured: 32 rows of 32
@@ -66,9 +75,10 @@ class MixedForward:
                 shared = together and 1 < len(names) < len(mates) <= MOST_MATES
                 chosen = mates if shared else names
                 stack = keeper.get([host[n] for n in chosen])
-                self._groups.append(
-                    StackedRows(names, chosen, split, stack, tokens, keep=self.can_stay)
-                )
+                group = StackedRows(names, chosen, split, stack, tokens, keep=self.can_stay)
+                if shape is not None:
+                    group.join(keeper.readers(shape))
+                self._groups.append(group)
         self.code()
 
     @classmethod
@@ -196,6 +206,15 @@ class StackedRows:
             )
         ]
         self._weighed: tuple[Any, ...] | None = None
+
+    def join(self, readers: Readers) -> None:
+        """Where it trains, sites that read one tensor act as one node."""
+        blocks = [products for products in self._products if isinstance(products, BlockProducts)]
+        if not blocks or not self._stack.is_live():
+            return
+        together = Together(readers, lambda call, x_BTI: blocks[call.index].site(call, x_BTI))
+        for products in blocks:
+            products.together = together
 
     def encode(self, layer: int, h_BTD: Tensor, prefix_mask_BT: Tensor) -> None:
         """The codes of all rows at once, where nobody trains and none has a code yet."""

@@ -1,4 +1,4 @@
-"""Sites that read one tensor (query, key and value; gate and up) multiply it once.
+"""Sites that read one tensor (query, key and value; gate and up) multiply it once as they decode.
 
 Which sites do is seen in a first decode step: those called one after the other with the very same
 tensor. From the next step on their factors stand side by side, and the first that is called makes

@@ -22,10 +22,11 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from bem.mixed.block_linear import block_linear
+from bem.mixed.block_linear import BlockSite
 from bem.mixed.inputs import SharedInputs
 from bem.mixed.selection import Selection
 from bem.mixed.stack import Form, SiteStack
+from bem.mixed.together import Call, Together
 
 Layout = Literal["dense", "gather", "blocks"]
 Factors = SiteStack | Selection
@@ -192,6 +193,9 @@ class GatheredProducts(RowProducts):
 class BlockProducts(RowProducts):
     """A batched product over adapters, each with its run of rows; Z is R."""
 
+    together: Together | None = None
+    """Set where the sites of a forward may act as one node."""
+
     def down(self, x_BTI: Tensor, name: str) -> Tensor:
         down_GIR = self._stacked(name, "each")
         z_GMR = torch.bmm(self._in_blocks(_in_dtype(x_BTI, down_GIR)), down_GIR)
@@ -214,16 +218,26 @@ class BlockProducts(RowProducts):
         return torch.baddbmm(self._in_blocks(y_BTO), z_GMR, up_GRO).view(y_BTO.shape)
 
     def with_base(self, base: nn.Module, x_BTI: Tensor, down: str, up: str) -> Tensor | None:
-        stacked, weight_BXZ = self._stacked, self.weight_BXZ
+        if self.together is None or torch.compiler.is_compiling():
+            return None
+        return self.together(Call(index=self._stacked.index, base=base, down=down, up=up), x_BTI)
+
+    def site(self, call: Call, x_BTI: Tensor) -> BlockSite | None:
+        """What acts at a call, where one node can do it."""
+        stacked, weight_BXZ, base = self._stacked, self.weight_BXZ, call.base
         assert weight_BXZ is not None
         if not (isinstance(stacked, SiteStack) and stacked.live and _is_plain_and_frozen(base)):
             return None
         if not x_BTI.dtype == base.weight.dtype == weight_BXZ.dtype == stacked.dtype:
             return None
-        if torch.is_autocast_enabled(x_BTI.device.type) or torch.compiler.is_compiling():
+        if torch.is_autocast_enabled(x_BTI.device.type):
             return None
-        downs_RI, ups_OR = stacked.parameters(down), stacked.parameters(up)
-        return block_linear(base, x_BTI, weight_BXZ, downs_RI, ups_OR)
+        return BlockSite(
+            base=base,
+            weight_BXR=weight_BXZ,
+            downs_RI=stacked.parameters(call.down),
+            ups_OR=stacked.parameters(call.up),
+        )
 
     def _in_blocks(self, x_BTI: Tensor) -> Tensor:
         return x_BTI.reshape(self._adapters, -1, x_BTI.shape[-1])

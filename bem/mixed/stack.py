@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bem.interfaces import Adapter, AdapterLayer
+from bem.interfaces import Adapter, AdapterLayer, StackShape
 from bem.mixed.controllers import StackedControllers, alike
+from bem.mixed.together import Readers
 
 Form = Literal["side", "each", "below", "rows", "diagonal"]
 """Of G parameters (R, I): side by side (G * R, I); each transposed, stacked (G, I, R), one below
@@ -172,6 +173,7 @@ class StackKeeper:
     def __init__(self) -> None:
         self._stacks: dict[tuple[int, ...], Stack] = {}
         self._told: set[str] = set()
+        self._readers: dict[StackShape, Readers] = {}
 
     def get(self, adapters: Sequence[Adapter]) -> Stack:
         """A stack of these adapters as they are now."""
@@ -183,6 +185,10 @@ class StackKeeper:
         while len(self._stacks) > _KEPT_STACKS:
             del self._stacks[next(iter(self._stacks))]
         return stack
+
+    def readers(self, shape: StackShape) -> Readers:
+        """Which sites of such adapters read one tensor; to be learnt in forwards."""
+        return self._readers.setdefault(shape, {})
 
     def tell(self, slow: Sequence[str]) -> None:
         """Say once which adapters have no stacked form."""

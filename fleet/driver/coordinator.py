@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -77,8 +76,6 @@ def run_campaign(
     started = time.monotonic()
     stopper = Stopper()
     with stopper.installed(), ray_session(settings) as session:
-        if threading.current_thread() is threading.main_thread():
-            stopper.install()
         problems = preflight([work.job for work in plan.works], session.nodes)
         if problems:
             raise UnfitEnvironmentError(" ".join(problems), go_on="python fleet.py doctor")

@@ -8,6 +8,7 @@ the ledger instead, so a restarted group goes on by leasing what is missing.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -112,23 +113,30 @@ def torch_backend(job: Job) -> str:
     return "cpu:gloo,cuda:nccl" if job.shared and job.request.gpus else "gloo"
 
 
-def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 10.0) -> None:
+def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 15.0) -> None:
     """Ends every trainer that still runs, so that no thread is inside Ray when Ray goes down.
 
     Train lends no handle to its controllers; on this machine they are found by name among our own
     descendants. On a cluster the job's end takes them along.
     """
-    alive = [job for job in jobs if job.thread.is_alive()]
-    if not alive:
-        return
-    if local:
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith("ray::TrainController"):
-                    process.kill()
     deadline = time.monotonic() + wait_s
-    for job in alive:
-        job.thread.join(timeout=max(0.0, deadline - time.monotonic()))
+    # Again and again: where the stop meets a start, the controller's process may yet have to come.
+    while alive := [job for job in jobs if job.thread.is_alive()]:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            names = ", ".join(job.name for job in alive)
+            sys.stderr.write(f"still starting when Ray went down: {names}\n")
+            return
+        if local:
+            _kill_controllers()
+        alive[0].thread.join(timeout=min(0.5, left_s))
+
+
+def _kill_controllers() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith("ray::TrainController"):
+                process.kill()
 
 
 def mission_loop(config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import psutil
 
 from fleet.driver.cluster_nodes import live_nodes, possible_nodes
 from fleet.driver.leftovers import SESSION_VARIABLE
+from fleet.driver.signals import sigterm_held
 from fleet.driver.working_directory import PATTERNS, check_size
 from fleet.errors import UnfitEnvironmentError, first_line
 from fleet.policies import Node
@@ -77,7 +79,7 @@ class RaySession:
 
 @contextlib.contextmanager
 def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
-    """Ray for the length of a launch.
+    """Ray for the length of a launch. Who handles SIGTERM goes on to handle it.
 
     Raises:
         UnfitEnvironmentError: Ray does not start, or the address does not answer.
@@ -106,13 +108,14 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         "configure_logging": True,
     }
     try:
-        if settings.address is None:
-            _remove_orphans()
-            folder, context = _start_local(settings, shared)
-        else:
-            context = ray.init(
-                address=settings.address, job_config=_job_config(settings, ship=True), **shared
-            )
+        with sigterm_held():
+            if settings.address is None:
+                _remove_orphans()
+                folder, context = _start_local(settings, shared)
+            else:
+                context = ray.init(
+                    address=settings.address, job_config=_job_config(settings, ship=True), **shared
+                )
     except Exception as error:
         if not _is_start_error(error):
             raise
@@ -170,7 +173,7 @@ def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[P
         # Short: the path of a Unix socket below it may have 107 characters at most.
         folder = Path(tempfile.mkdtemp(prefix=f"bf-{os.getpid()}-", dir="/tmp"))
         try:
-            with _own_process_groups():
+            with _daemons_apart():
                 context = ray.init(
                     address="local",
                     num_cpus=settings.cpus,
@@ -192,17 +195,25 @@ def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[P
 
 
 @contextlib.contextmanager
-def _own_process_groups() -> Iterator[None]:
-    """Processes started inside get a process group of their own.
+def _daemons_apart() -> Iterator[None]:
+    """Processes started inside get a process group of their own, and SIGTERM reaches them.
 
     `timeout`, batch systems and init systems send SIGTERM to the whole group. Ray's daemons would
-    die of it before the driver has recorded anything, and take the driver with them.
+    die of it before the driver has recorded anything, and take the driver with them. The driver
+    itself holds SIGTERM back meanwhile.
     """
     before = subprocess.Popen.__init__
 
     def start(self: Any, *arguments: Any, **named: Any) -> None:
         named.setdefault("process_group", 0)
-        before(self, *arguments, **named)
+        prepare = named.get("preexec_fn")
+
+        def in_child() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            if prepare is not None:
+                prepare()
+
+        before(self, *arguments, **named | {"preexec_fn": in_child})
 
     subprocess.Popen.__init__ = start  # type: ignore[method-assign]
     try:

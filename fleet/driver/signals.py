@@ -1,4 +1,5 @@
-"""SIGINT and SIGTERM as a flag that a loop can look at. Knows nothing of what is stopped."""
+"""SIGINT and SIGTERM as a flag that a loop can look at; and whose they are while Ray starts. Knows
+nothing of what is stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 ECHO_S = 1.0
 """`timeout` signals its child and then the child's group: within this time it is one signal."""
@@ -36,19 +36,15 @@ class Stopper:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = self.install()
+        before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def install(self) -> dict[int, Any]:
-        """Takes the signals over; returns who had them. Ray takes SIGTERM when it starts."""
-        return {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_number is None:
@@ -57,3 +53,24 @@ class Stopper:
             self._at = time.monotonic()
         elif time.monotonic() - self._at > ECHO_S:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def sigterm_held() -> Iterator[None]:
+    """A SIGTERM that comes inside waits, and then goes to the handler that stood before.
+
+    Ray's start takes SIGTERM several times over: in Python, where its handler leaves from the
+    middle with the bare number, or not at all if the exception is lost on the way, and in C++,
+    where it ends in an abort (each was seen). Processes that are started inside inherit the
+    block and must lift it. Where nobody handles SIGTERM, nothing is held: Ray ends what it started.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -133,7 +133,6 @@ def serving_on_ray(
     secrets: Secrets,
     *,
     address: str | None = None,
-    on_ray: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
     """Ray, Serve and the application for the length of the block; gives the URL."""
     from fleet.driver.ray_session import ray_session
@@ -155,7 +154,6 @@ def serving_on_ray(
     try:
         given = prepare(folder, os.environ, local=address is None)
         with ray_session(launch):
-            on_ray()
             deploy(settings, secrets, shared=address is not None)
             try:
                 yield f"http://{settings.host}:{settings.port}"
@@ -194,20 +192,13 @@ def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, rea
         if not up.is_set():  # Serve must not be left half started
             sys.stderr.write(f"{signal.Signals(number).name}: ends once the start is through\n")
 
-    def install() -> dict[int, Any]:
-        return {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    before = install()
+    before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # Ray takes SIGTERM when it starts, and would abort at one.
-        with serving_on_ray(settings, secrets, address=address, on_ray=install) as url:
+        with serving_on_ray(settings, secrets, address=address) as url:
             up.set()
             if not stop.is_set():
                 ready(url)
             stop.wait()
-    except SystemExit as end:
-        # While Ray itself starts the signal is Ray's, and it leaves with the bare number.
-        raise SystemExit(128 + signal.SIGTERM if end.code == signal.SIGTERM else end.code) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

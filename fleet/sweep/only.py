@@ -10,7 +10,6 @@ import json
 import shlex
 import signal
 import sys
-import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -131,8 +130,6 @@ def _run(
     started = time.monotonic()
     stopper = Stopper()
     with stopper.installed(), ray_session(settings) as session:
-        if threading.current_thread() is threading.main_thread():
-            stopper.install()
         check_trials(plan.works, session.nodes)
         campaign = open_campaign(plan, settings, session, stopper, meta, lambda ledger: None)
         try:

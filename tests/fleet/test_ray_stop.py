@@ -1,4 +1,5 @@
-"""A launch that is told to stop by a signal: Ctrl-C once, twice, and SIGTERM to its whole group."""
+"""A launch that is told to stop by a signal: Ctrl-C once, twice, SIGTERM to its whole group; at
+work and while it starts."""
 
 from __future__ import annotations
 
@@ -77,6 +78,44 @@ def test_one_signal_ends_in_order(
         assert {row.state for row in reader.runs()} == {RunState.CANCELLED}
         assert reader.missions()[0].phase == "cancelled"
     nothing_is_left(driver, family)
+
+
+def gcs_is_up(driver: Launched) -> bool:
+    """Ray starts: its first daemon is there and `ray.init` has yet to return."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(driver.process.pid).children(recursive=True)
+        return any("gcs_server" in " ".join(child.cmdline()[:1]) for child in children)
+    return False
+
+
+def mission_starts(driver: Launched) -> bool:
+    """The thread of the trainer runs; its controller's process has yet to come."""
+    return "F1 starting" in driver.said
+
+
+@pytest.mark.parametrize("moment", [gcs_is_up, mission_starts])
+def test_a_signal_during_a_start_ends_in_order(
+    tmp_path: Path, moment: Callable[[Launched], bool]
+) -> None:
+    """Ray takes SIGTERM for itself as it starts, and aborts where a thread is in it as it ends."""
+    driver = Launched(tmp_path, *LAUNCH)
+    family: dict[int, psutil.Process] = {}
+
+    def seen() -> bool:
+        children = psutil.Process(driver.process.pid).children(recursive=True)
+        family.update({child.pid: child for child in children})
+        return moment(driver)
+
+    driver.until(moment.__name__, seen)
+    driver.process.send_signal(signal.SIGTERM)
+    while driver.process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            seen()
+        time.sleep(0.1)
+    assert driver.wait(1) == 143, driver.said
+    assert "Stopped by SIGTERM; finished runs are kept." in driver.said
+    assert "next: python fleet.py resume stopped" in driver.said
+    nothing_is_left(driver, list(family.values()))
 
 
 def test_the_second_signal_ends_at_once(
