@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,20 +185,23 @@ def _end_failed(*, shared: bool) -> None:
 
 def run(settings: ServingSettings, secrets: Secrets, *, address: str | None, ready: Any) -> None:
     """Serve until SIGINT or SIGTERM; `ready(url)` is called once it answers."""
-    stop, up = threading.Event(), threading.Event()
+    # Plain flags: a handler that takes a lock may meet the thread that holds it.
+    asked: list[int] = []
+    up: list[str] = []
 
     def told(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        if not up.is_set():  # Serve must not be left half started
+        asked.append(number)
+        if not up:  # Serve must not be left half started
             sys.stderr.write(f"{signal.Signals(number).name}: ends once the start is through\n")
 
     before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         with serving_on_ray(settings, secrets, address=address) as url:
-            up.set()
-            if not stop.is_set():
+            up.append(url)
+            if not asked:
                 ready(url)
-            stop.wait()
+            while not asked:
+                time.sleep(0.1)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

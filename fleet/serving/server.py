@@ -113,19 +113,25 @@ class Server:
         # of a second) no thread goes on. Models come later: they must be collected when they go.
         gc.collect()
         gc.freeze()
-        self.loop.start()
-        # OpenMP counts threads by thread: the engine's must be told itself.
-        self.loop.call(lambda: torch.set_num_threads(self.settings.engine.threads)).result(60)
-        self.refresh()
-        self._watch.start()
+        try:
+            self.loop.start()
+            # OpenMP counts threads by thread: the engine's must be told itself.
+            self.loop.call(lambda: torch.set_num_threads(self.settings.engine.threads)).result(60)
+            self.refresh()
+            self._watch.start()
+        except BaseException:
+            gc.unfreeze()
+            raise
 
     def stop(self) -> None:
         """End the threads; answers under way are lost."""
         self._stop.set()
-        self.desk.stop()
-        self.loop.stop()
-        self.host.detach()
-        gc.unfreeze()
+        try:
+            self.desk.stop()
+            self.loop.stop()
+            self.host.detach()
+        finally:
+            gc.unfreeze()
 
     def refresh(self, *, force: bool = False) -> bool:
         """Look at the registry now."""

