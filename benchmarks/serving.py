@@ -7,7 +7,9 @@
 
 1, 8 and 32 concurrent requests over 1, 8 and 32 adapters. The same base and LoRA weights, the same
 prompts, greedy, answers compared; every server has one torch thread and a process of its own.
-Closed loop: C clients, each with one request under way. Cells are interleaved round by round, and
+Closed loop: C clients, each with one request under way; the first answers of a drive (one a
+client, a quarter of them at most) open connections and fill caches, and are not counted. Cells are
+interleaved round by round, and
 in a cell the systems go there and back (ours, set, names, engine, engine, names, set, ours), so
 that a machine that grows slower or quicker meanwhile favours none. Throughputs are medians over
 rounds, ratios medians of ratios within a round with their least and greatest, latencies quantiles
@@ -16,7 +18,7 @@ because other work may share the machine.
 
 Run, on two quiet cores: `python benchmarks/serving.py --json benchmarks/results/serving.json`. It
 ends by itself within `--minutes` (14), after as many whole rounds as fit; `--quick` takes the cells
-of the claims alone.
+and systems of the claims alone.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +55,13 @@ from missions.base_model import bundled_path
 
 PROMPT_TOKENS = 48
 REQUESTS = {
-    "ours": {1: 24, 8: 192, 32: 512},
-    "engine": {1: 24, 8: 192, 32: 512},
-    "names": {1: 12, 8: 64, 32: 256},
+    "ours": {1: 16, 8: 96, 32: 256},
+    "engine": {1: 16, 8: 96, 32: 256},
+    "names": {1: 12, 8: 64, 32: 128},
     "set": {1: 8, 8: 8, 32: 32},
 }
-"""Of a drive, by system and clients: seconds each. In drives of a second the first wave, with its
-connections and cold caches, was a quarter of ours, and the ratio of 32 adapters to 1 said 0.78."""
-MOST_ROUNDS, LEAST_ROUNDS = 9, 3
+"""Of a drive, by system and clients: a second or two each."""
+MOST_ROUNDS, LEAST_ROUNDS = 15, 3
 READY_S = 300.0
 """How long a server may take to answer."""
 
@@ -113,17 +114,53 @@ class Target:
         return float(sum(t.user + t.system for t in times))
 
 
+class Count:
+    """What came since the first `warm` answers."""
+
+    def __init__(self, warm: int, cpu_s: Callable[[], float]) -> None:
+        self._warm, self._cpu_s = warm, cpu_s
+        self._tokens = 0
+        self._latencies: list[float] = []
+        self._texts: dict[int, str] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._began_cpu_s, self._began = self._cpu_s(), time.perf_counter()
+
+    def answer(self, at: int, text: str, tokens: int, latency_s: float) -> None:
+        """One whole answer of adapter `at`."""
+        self._texts[at] = text
+        if self._warm:
+            self._warm -= 1
+            if not self._warm:
+                self._begin()
+            return
+        self._tokens += tokens
+        self._latencies.append(latency_s)
+
+    def figure(self) -> Figure:
+        """Up to now."""
+        wall_s, cpu_s = time.perf_counter() - self._began, self._cpu_s() - self._began_cpu_s
+        return Figure(
+            tokens_s=self._tokens / wall_s,
+            tokens_cpu_s=self._tokens / max(cpu_s, 1e-9),
+            latencies_ms=tuple(1e3 * latency for latency in self._latencies),
+            texts=tuple(self._texts[at] for at in sorted(self._texts)),
+        )
+
+
+def _warm(clients: int, requests: int) -> int:
+    return min(clients, requests // 4)
+
+
 async def drive(
     target: Target, rows: Sequence[list[int]], clients: int, adapters: int, requests: int
 ) -> Figure:
     """C clients until `requests` answers have come."""
     todo = iter(range(requests))
-    latencies: list[float] = []
-    texts: dict[int, str] = {}
-    tokens = 0
+    count = Count(_warm(clients, requests), target.cpu_s)
 
     async def client(session: aiohttp.ClientSession) -> None:
-        nonlocal tokens
         for number in todo:
             at = number % adapters
             path, body = target.body(at, rows[at])
@@ -132,19 +169,16 @@ async def drive(
                 told = await answer.json()
                 if answer.status != 200:
                     raise RuntimeError(f"{target.name}: {told}")
-            latencies.append(time.perf_counter() - began)
+            took_s = time.perf_counter() - began
             if "tokens" in told:
-                tokens += len(told["tokens"])
-                texts[at] = str(told["tokens"])
+                count.answer(at, str(told["tokens"]), len(told["tokens"]), took_s)
             else:
-                tokens += told["usage"]["completion_tokens"]
-                texts[at] = told["choices"][0]["text"]
+                text, tokens = told["choices"][0]["text"], told["usage"]["completion_tokens"]
+                count.answer(at, text, tokens, took_s)
 
-    cpu_s, began = target.cpu_s(), time.perf_counter()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
-    wall_s, cpu_s = time.perf_counter() - began, target.cpu_s() - cpu_s
-    return _figure(tokens, wall_s, cpu_s, latencies, texts)
+        return count.figure()
 
 
 def bare(
@@ -156,10 +190,9 @@ def bare(
     requests: int,
 ) -> Figure:
     """The engine alone, in this thread: `clients` answers under way."""
-    latencies: list[float] = []
     todo = iter(range(requests))
-    tokens, open_ = 0, 0
-    texts: dict[int, str] = {}
+    count = Count(_warm(clients, requests), time.process_time)
+    open_ = 0
 
     def ask() -> None:
         nonlocal open_
@@ -168,15 +201,15 @@ def bare(
             return
         at, began = number % adapters, time.perf_counter()
         said: list[str] = []
+        tokens = 0
 
         def hear(event: Event) -> None:
-            nonlocal tokens, open_
+            nonlocal open_, tokens
             tokens += len(event.tokens)
             said.append(event.text)
             if event.finish is not None:
                 open_ -= 1
-                latencies.append(time.perf_counter() - began)
-                texts[at] = "".join(said)
+                count.answer(at, "".join(said), tokens, time.perf_counter() - began)
                 ask()
 
         open_ += 1
@@ -190,24 +223,11 @@ def bare(
             hear,
         )
 
-    cpu_s, began = time.process_time(), time.perf_counter()
     for _ in range(clients):
         ask()
     while open_:
         engine.step()
-    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
-    return _figure(tokens, wall_s, cpu_s, latencies, texts)
-
-
-def _figure(
-    tokens: int, wall_s: float, cpu_s: float, latencies: list[float], texts: dict[int, str]
-) -> Figure:
-    return Figure(
-        tokens_s=tokens / wall_s,
-        tokens_cpu_s=tokens / max(cpu_s, 1e-9),
-        latencies_ms=tuple(1e3 * latency for latency in latencies),
-        texts=tuple(texts[at] for at in sorted(texts)),
-    )
+    return count.figure()
 
 
 def _mean(first: Figure, second: Figure) -> Figure:
@@ -261,7 +281,7 @@ def free_port() -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print Markdown; write JSON where a file is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the cells of the claims alone")
+    parser.add_argument("--quick", action="store_true", help="the claims alone")
     parser.add_argument("--ray", action="store_true", help="ours under Ray Serve and HAProxy")
     parser.add_argument("--minutes", type=float, default=14.0, help="when to be done, at most")
     parser.add_argument("--json", type=Path)
@@ -273,6 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = [(c, a) for c in (1, 8, 32) for a in (1, 8, 32)]
     if args.quick:
         cells = [(8, 8), CLAIMED, (32, 1), (32, 32)]
+    peers = {CLAIMED} if args.quick else set(cells)
     facts = machine(args.ray)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         registry = Path(folder) / "registry"
@@ -291,14 +312,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = choose_prompts(engine, names)
         found: Found = {}
         # Everything once before it counts, with few requests.
-        one_round(found, cells, targets, engine, names, rows, few=True)
+        one_round(found, cells, peers, targets, engine, names, rows, few=True)
         found.clear()
         longest_s, rounds = 0.0, 0
         while rounds < MOST_ROUNDS and (
             rounds < 1 or time.monotonic() - began + longest_s < budget_s
         ):
             at_s = time.monotonic()
-            one_round(found, cells, targets, engine, names, rows)
+            one_round(found, cells, peers, targets, engine, names, rows)
             longest_s = max(longest_s, time.monotonic() - at_s)
             rounds += 1
             sys.stderr.write(f"round {rounds}: {time.monotonic() - at_s:.0f} s\n")
@@ -348,6 +369,7 @@ def start(stack: ExitStack, registry: Path, folder: Path, *, ray: bool) -> dict[
 def one_round(
     found: Found,
     cells: Sequence[tuple[int, int]],
+    peers: Collection[tuple[int, int]],
     targets: dict[str, Target],
     engine: Engine,
     names: Sequence[str],
@@ -355,7 +377,7 @@ def one_round(
     *,
     few: bool = False,
 ) -> None:
-    """Every system in every cell, there and back."""
+    """Every system in every cell, there and back; PEFT's servers in those of `peers`."""
 
     def measure(name: str, clients: int, adapters: int) -> Figure:
         requests = clients if few else REQUESTS[name][clients]
@@ -365,8 +387,8 @@ def one_round(
             requests = min(clients, 2)
         return asyncio.run(drive(targets[name], rows, clients, adapters, requests))
 
-    order = (*targets, "engine")
     for cell in cells:
+        order = (*targets, "engine") if cell in peers else ("ours", "engine")
         there = {name: measure(name, *cell) for name in order}
         for name in reversed(order):
             back = measure(name, *cell)

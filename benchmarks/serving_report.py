@@ -46,7 +46,9 @@ def report(
     lines.append("|---|---|---|---|---|---|---|")
     for clients, adapters in cells:
         for name in ("ours", "engine", "set", "names"):
-            figures = found[name, clients, adapters]
+            figures = found.get((name, clients, adapters))
+            if figures is None:
+                continue
             ordered = sorted(ms for figure in figures for ms in figure.latencies_ms)
             row = {
                 "clients": clients,
