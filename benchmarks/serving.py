@@ -60,7 +60,8 @@ REQUESTS = {
     "names": {1: 12, 8: 64, 32: 128},
     "set": {1: 8, 8: 8, 32: 32},
 }
-"""Of a drive, by system and clients: a second or two each."""
+"""Of a drive, by system and clients: a second or two each, so slower ones get fewer. Those of `set`
+wait for each other from the start: its latencies are those of a queue that still grows."""
 MOST_ROUNDS, LEAST_ROUNDS = 15, 3
 READY_S = 300.0
 """How long a server may take to answer."""

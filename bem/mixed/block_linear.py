@@ -145,7 +145,9 @@ class _BlockLinears(torch.autograd.Function):
         downs: list[Tensor | None] = [None] * (sites * count)
         if any(wants_down):
             ddown_GNI = torch.bmm(d_GMN.mT, _in_blocks(x_BTI, count))
-            downs = [own for of_site in torch.split(ddown_GNI, rank, dim=1) for own in of_site]
+            for s, of_site in enumerate(torch.split(ddown_GNI, rank, dim=1)):
+                if grads[s] is not None:
+                    downs[s * count : (s + 1) * count] = [*of_site]
         dx_BTI = None
         if dx_MI is not None:
             dx_BTI = dx_MI.view(x_BTI.shape)

@@ -10,6 +10,7 @@ of one adapter, X = 1 or T.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from bem.context import Row
 from bem.forward.wrapping import Layer, WithBase
 from bem.interfaces import Adapter, AdapterLayer, StackShape
+from bem.mixed.block_linear import BlockSite
 from bem.mixed.inputs import SharedInputs
 from bem.mixed.products import (
     PRODUCTS,
@@ -33,7 +35,7 @@ from bem.mixed.products import (
 from bem.mixed.rows import Part, Split, names_of
 from bem.mixed.selection import Selection
 from bem.mixed.stack import SiteStack, Stack, StackKeeper
-from bem.mixed.together import Readers, Together
+from bem.mixed.together import Call, Readers, Together
 
 KEPT_BYTES = 256 << 20
 """Gathered factors of all rows stay between decode steps up to this size (measured: 32 rows of 32
@@ -199,6 +201,7 @@ class StackedRows:
         self._products = [
             PRODUCTS[self._layout](factor, which_B, count, kept=self._inputs) for factor in factors
         ]
+        self._blocks = [p for p in self._products if isinstance(p, BlockProducts)]
         self.acts = [
             (site.name, StackedSite(layer, products))
             for site, layer, products in zip(
@@ -209,11 +212,16 @@ class StackedRows:
 
     def join(self, readers: Readers) -> None:
         """Where it trains, sites that read one tensor act as one node."""
-        blocks = [products for products in self._products if isinstance(products, BlockProducts)]
-        if not blocks or not self._stack.is_live():
+        if not self._blocks or not self._stack.is_live():
             return
-        together = Together(readers, lambda call, x_BTI: blocks[call.index].site(call, x_BTI))
-        for products in blocks:
+        rows = weakref.ref(self)  # the products lead here: a cycle would outlast the forward
+
+        def site(call: Call, x_BTI: Tensor) -> BlockSite | None:
+            own = rows()
+            return None if own is None else own._blocks[call.index].site(call, x_BTI)
+
+        together = Together(readers, site)
+        for products in self._blocks:
             products.together = together
 
     def encode(self, layer: int, h_BTD: Tensor, prefix_mask_BT: Tensor) -> None:

@@ -212,6 +212,7 @@ class StackKeeper:
     def clear(self) -> None:
         """Forget all of them."""
         self._stacks.clear()
+        self._readers.clear()
 
 
 def _stack(parameters: Sequence[Tensor], form: Form) -> Tensor:

@@ -2,8 +2,8 @@
 
 Which sites do is seen in a forward: those called one after the other with the very same tensor. In
 later forwards the first of them makes the outputs of all, and each takes its own when its turn
-comes. An output that nobody takes costs its product and changes nothing. It knows neither adapters
-nor models.
+comes. An output that nobody takes costs its product, gives no gradient, and its reader is learnt
+anew. It knows neither adapters nor models.
 
 Legend: B rows, T positions, I inputs, O outputs.
 """
@@ -45,15 +45,16 @@ class Together:
         """As it stands now: what is computed again in a backward must make the same nodes."""
         self._x_BTI: weakref.ref[Tensor] | None = None
         """Not held: the whole graph of a forward hangs on it."""
+        self._version = 0
+        """Of that tensor: one that was changed in place is another."""
         self._called: list[Call] = []
         """With this very tensor."""
         self._made: dict[Call, Tensor] = {}
 
     def __call__(self, call: Call, x_BTI: Tensor) -> Tensor | None:
         """The base's linear with its deltas, or None."""
-        if self._x_BTI is None or x_BTI is not self._x_BTI():
-            self._x_BTI, self._called = weakref.ref(x_BTI), []
-            self._made.clear()
+        if self._x_BTI is None or x_BTI is not self._x_BTI() or x_BTI._version != self._version:
+            self._begin(x_BTI)
         if call not in self._called:
             self._called.append(call)
         first, *others = self._called
@@ -75,3 +76,9 @@ class Together:
         made, *ahead = block_linears(x_BTI, sites)
         self._made.update(zip(calls[1:], ahead, strict=True))
         return made
+
+    def _begin(self, x_BTI: Tensor) -> None:
+        if self._made:  # what was learnt does not hold any more
+            self._learnt.pop(self._called[0], None)
+        self._x_BTI, self._version, self._called = weakref.ref(x_BTI), x_BTI._version, []
+        self._made.clear()

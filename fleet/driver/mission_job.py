@@ -113,19 +113,19 @@ def torch_backend(job: Job) -> str:
     return "cpu:gloo,cuda:nccl" if job.shared and job.request.gpus else "gloo"
 
 
-def end_jobs(jobs: Sequence[JobThread], *, local: bool, wait_s: float = 15.0) -> None:
+def end_jobs(jobs: Sequence[JobThread], *, local: bool) -> None:
     """Ends every trainer that still runs, so that no thread is inside Ray when Ray goes down.
 
     Train lends no handle to its controllers; on this machine they are found by name among our own
     descendants. On a cluster the job's end takes them along.
     """
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + (20.0 if local else 10.0)
     # Again and again: where the stop meets a start, the controller's process may yet have to come.
     while alive := [job for job in jobs if job.thread.is_alive()]:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             names = ", ".join(job.name for job in alive)
-            sys.stderr.write(f"still starting when Ray went down: {names}\n")
+            sys.stderr.write(f"still running, left to Ray: {names}\n")
             return
         if local:
             _kill_controllers()

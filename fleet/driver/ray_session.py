@@ -108,7 +108,7 @@ def ray_session(settings: LaunchSettings) -> Iterator[RaySession]:
         "configure_logging": True,
     }
     try:
-        with sigterm_held():
+        with sigterm_held(), _daemons_apart():
             if settings.address is None:
                 _remove_orphans()
                 folder, context = _start_local(settings, shared)
@@ -173,16 +173,15 @@ def _start_local(settings: LaunchSettings, shared: Mapping[str, Any]) -> tuple[P
         # Short: the path of a Unix socket below it may have 107 characters at most.
         folder = Path(tempfile.mkdtemp(prefix=f"bf-{os.getpid()}-", dir="/tmp"))
         try:
-            with _daemons_apart():
-                context = ray.init(
-                    address="local",
-                    num_cpus=settings.cpus,
-                    include_dashboard=True,
-                    dashboard_host="127.0.0.1",
-                    _temp_dir=str(folder),
-                    job_config=_job_config(settings, ship=False),
-                    **shared,
-                )
+            context = ray.init(
+                address="local",
+                num_cpus=settings.cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                _temp_dir=str(folder),
+                job_config=_job_config(settings, ship=False),
+                **shared,
+            )
         except Exception as error:
             ray.shutdown()
             _keep_logs(folder, settings.paths.logs / "ray")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 ECHO_S = 1.0
 """`timeout` signals its child and then the child's group: within this time it is one signal."""
@@ -61,16 +62,26 @@ def sigterm_held() -> Iterator[None]:
 
     Ray's start takes SIGTERM several times over: in Python, where its handler leaves from the
     middle with the bare number, or not at all if the exception is lost on the way, and in C++,
-    where it ends in an abort (each was seen). Processes that are started inside inherit the
-    block and must lift it. Where nobody handles SIGTERM, nothing is held: Ray ends what it started.
+    where it ends in an abort (each was seen). So this thread blocks the signal; and because it may
+    reach another thread of the process, which does not, `signal.signal` leaves SIGTERM as it is
+    meanwhile, as Ray does itself with SIGINT. (Ray's own C++ handler in such a thread remains.)
+    Processes that are started inside inherit the block and must lift it. Where nobody handles
+    SIGTERM, nothing is held: Ray ends what it started.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
+    take = signal.signal
+
+    def take_others(number: int, wanted: Any) -> Any:
+        return handler if number == signal.SIGTERM else take(number, wanted)
+
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.signal = take_others  # type: ignore[assignment]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal = take
+        signal.signal(signal.SIGTERM, handler)  # over Ray's in C++
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

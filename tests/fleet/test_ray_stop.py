@@ -102,15 +102,15 @@ def test_a_signal_during_a_start_ends_in_order(
     family: dict[int, psutil.Process] = {}
 
     def seen() -> bool:
-        children = psutil.Process(driver.process.pid).children(recursive=True)
-        family.update({child.pid: child for child in children})
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(driver.process.pid).children(recursive=True)
+            family.update({child.pid: child for child in children})
         return moment(driver)
 
     driver.until(moment.__name__, seen)
     driver.process.send_signal(signal.SIGTERM)
     while driver.process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            seen()
+        seen()
         time.sleep(0.1)
     assert driver.wait(1) == 143, driver.said
     assert "Stopped by SIGTERM; finished runs are kept." in driver.said

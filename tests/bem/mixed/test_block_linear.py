@@ -143,7 +143,4 @@ def test_an_output_that_nobody_reads_gives_no_gradient() -> None:
     for tensor, gradient in zip(given, theirs, strict=True):
         assert tensor.grad is not None
         torch.testing.assert_close(tensor.grad, gradient, rtol=1e-12, atol=1e-12)
-    for up in unread[G:]:
-        assert up.grad is None
-    for down in unread[:G]:
-        assert down.grad is None or not down.grad.any()
+    assert all(factor.grad is None for factor in unread)  # zeros would let an optimizer move it

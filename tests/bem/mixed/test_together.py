@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bem import AdapterHost, RoutingContext, load_base, make_config
+from bem.mixed.block_linear import BlockSite
 from bem.mixed.together import Call, Readers, Together
 
 NAMES, LAYERS = ("a", "b"), 2
@@ -78,6 +81,22 @@ def test_what_is_computed_again_makes_the_same_nodes(llama_folder: Path) -> None
         torch.testing.assert_close(found[0], other, rtol=1e-10, atol=1e-12)
 
 
+def test_a_forward_holds_nothing_once_the_next_has_come(llama_folder: Path) -> None:
+    """No cycle: what a step made must not wait for the collector."""
+    host = host_with(llama_folder, "generated")
+    gc.collect()
+    gc.disable()
+    try:
+        alive = []
+        for _ in range(3):
+            forward(host)
+            assert host._mixed is not None
+            alive.append(weakref.ref(host._mixed._groups[0]._blocks[0].together))
+        assert [ref() is not None for ref in alive] == [False, False, True]
+    finally:
+        gc.enable()
+
+
 def test_other_targets_learn_on_their_own(llama_folder: Path) -> None:
     """An adapter of fewer linears numbers them otherwise; it follows one of all linears."""
     host = host_with(llama_folder, "lora")
@@ -103,8 +122,6 @@ def linears() -> list[nn.Linear]:
 
 def test_a_call_out_of_turn_gets_its_own(linears: list[nn.Linear]) -> None:
     """What was learnt may not hold: then an output that was made ahead is not used elsewhere."""
-    from bem.mixed.block_linear import BlockSite
-
     down, up = torch.ones(1, 3, requires_grad=True), torch.ones(3, 1, requires_grad=True)
 
     def site(call: Call, x_BTI: Tensor) -> BlockSite:
@@ -121,3 +138,28 @@ def test_a_call_out_of_turn_gets_its_own(linears: list[nn.Linear]) -> None:
     out = together(calls[1], other_BTI)
     assert out is not None
     torch.testing.assert_close(out, linears[1](other_BTI))
+
+
+def test_a_replaced_linear_is_learnt_anew(linears: list[nn.Linear]) -> None:
+    down, up = torch.ones(1, 3, requires_grad=True), torch.ones(3, 1, requires_grad=True)
+    asked: list[nn.Module] = []
+
+    def site(call: Call, x_BTI: Tensor) -> BlockSite:
+        asked.append(call.base)
+        base = call.base
+        assert isinstance(base, nn.Linear)
+        weight_B11 = torch.ones(len(x_BTI), 1, 1)
+        return BlockSite(base=base, weight_BXR=weight_B11, downs_RI=[down], ups_OR=[up])
+
+    first, second = (Call(index=i, base=b, down="d", up="u") for i, b in enumerate(linears))
+    other = Call(index=1, base=nn.Linear(3, 3).requires_grad_(False), down="d", up="u")
+    readers: Readers = {first: (second,)}
+    for _ in range(2):
+        asked.clear()
+        together = Together(readers, site)
+        for x_BTI in (torch.ones(1, 2, 3), torch.zeros(1, 2, 3)):
+            out = [together(call, x_BTI) for call in (first, other)]
+            assert out[1] is not None
+            torch.testing.assert_close(out[1], other.base(x_BTI) + x_BTI.sum(-1, keepdim=True))
+    assert second.base not in asked
+    assert readers[first] == (other,)
