@@ -114,10 +114,11 @@ ROWS = (
         measured="T = {stale_after_s} s: killed after {hung_killed_s} s",
     ),
     Row(
-        fault="SIGINT once, twice; SIGTERM",
+        fault="SIGINT once, twice; SIGTERM; also while Ray or a mission starts",
         must="130 within 30 s with a checkpoint, nothing left running; at once; 143",
         tests=(
             "tests/fleet/test_ray_stop.py::test_one_signal_ends_in_order",
+            "tests/fleet/test_ray_stop.py::test_a_signal_during_a_start_ends_in_order",
             "tests/fleet/test_ray_stop.py::test_the_second_signal_ends_at_once",
         ),
         measured="{SIGINT_s} s; {second_SIGINT_s} s after the second; {SIGTERM_s} s",
