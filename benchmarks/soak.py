@@ -145,7 +145,9 @@ def campaign(
     found.equal += ours == calm
     found.lost += len({row[1] for row in calm.results} - set(keys))
     found.twice += done_twice(paths)
-    found.processes_left += len(left_behind(sessions(paths)))
+    left = left_behind(sessions(paths))
+    found.processes_left += len(left)
+    sys.stderr.writelines(f"{paths.run_id} left {process}\n" for process in left)
     sys.stderr.write(f"{paths.run_id}: {len(found.kills)} kills, equal {ours == calm}\n")
 
 

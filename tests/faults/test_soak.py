@@ -51,7 +51,7 @@ def test_a_fleet_that_keeps_losing_processes_ends_as_a_calm_one(
     # Every campaign ends, so that `num_campaigns` counts those with another end too.
     assert seen["num_campaigns"] >= 1
     assert seen["num_equal"] == seen["num_campaigns"], told
-    assert (seen["lost"], seen["twice"], seen["processes_left"]) == (0, 0, 0)
+    assert (seen["lost"], seen["twice"], seen["processes_left"]) == (0, 0, 0), told
     # Each kill restarts something; a soak that hardly hits anything shows nothing.
     assert seen["num_kills"] >= 4
     assert len(seen["by_process"]) >= 2, seen["by_process"]

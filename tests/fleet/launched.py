@@ -175,8 +175,16 @@ def done_twice(paths: RunPaths) -> int:
     return sum(number - 1 for (number,) in rows)
 
 
-def left_behind(sessions: list[str]) -> list[str]:
-    """Processes that carry one of these tokens."""
+def left_behind(sessions: list[str], *, within_s: float = 15.0) -> list[str]:
+    """Processes that carry one of these tokens and do not end within that time: Ray's run at a low
+    priority, and on a busy machine the last of them outlive their driver by seconds."""
+    deadline = time.monotonic() + within_s
+    while (found := _carrying(sessions)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def _carrying(sessions: list[str]) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
