@@ -9,8 +9,8 @@ token-width products (rows of a run, times its tokens, times the hidden size) an
     98,304 and more     0.7 to 0.9      activations of five runs no longer fit the caches
 
 That was before a linear and its pack's deltas were one node of the graph, since when 98,304 stood
-at 0.9 to 1.2, run by run. It is with adapters on all seven linears and rows of equal length. Adapters on two
-linears, rows padded to the longest of the pack, took 1.1 times as long at 37,632
+at 0.9 to 1.2, run by run. It is with adapters on all seven linears and rows of equal length.
+Adapters on two linears, rows padded to the longest of the pack, took 1.1 times as long at 37,632
 (docs/adapters.md): so measure. It pays where dispatch, not arithmetic, has the time. In memory it
 always pays: one base instead of one a process. It knows neither hosts nor missions.
 """
