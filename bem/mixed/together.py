@@ -2,8 +2,8 @@
 
 Which sites do is seen in a forward: those called one after the other with the very same tensor. In
 later forwards the first of them makes the outputs of all, and each takes its own when its turn
-comes. An output that nobody takes costs its product, gives no gradient, and its reader is learnt
-anew. It knows neither adapters nor models.
+comes. An output that nobody takes costs its product and gives no gradient; once another tensor is
+read in that forward, its reader is learnt anew. It knows neither adapters nor models.
 
 Legend: B rows, T positions, I inputs, O outputs.
 """

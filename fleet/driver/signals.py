@@ -58,7 +58,8 @@ class Stopper:
 
 @contextlib.contextmanager
 def sigterm_held() -> Iterator[None]:
-    """A SIGTERM that comes inside waits, and then goes to the handler that stood before.
+    """A SIGTERM that comes inside goes to the handler that stood before: afterwards, or at once
+    where another thread of the process takes it.
 
     Ray's start takes SIGTERM several times over: in Python, where its handler leaves from the
     middle with the bare number, or not at all if the exception is lost on the way, and in C++,
