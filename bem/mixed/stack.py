@@ -40,6 +40,8 @@ class Stack:
         self.dtype = next(self.layers[0].parameters()).dtype
         controllers = alike(adapters)
         self._seen = _Seen([adapter.layers for adapter in adapters])
+        # Asked for at each site of each forward: looking modules up would take twice as long.
+        self._tables = [[layer._parameters for layer in own.layers] for own in adapters]
         self._seen_controllers = _Seen([[controller] for controller in controllers])
         self._controllers: StackedControllers | None = None
         self._to_stack = controllers
@@ -96,7 +98,7 @@ class Stack:
 
     def parameters(self, index: int, name: str) -> list[Tensor]:
         """Parameter `name` of the layers at site `index`, one an adapter."""
-        sources = [adapter.layers[index]._parameters[name] for adapter in self.adapters]
+        sources = [tables[index][name] for tables in self._tables]
         return [p for p in sources if p is not None]
 
 
