@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bem.distributed import Share
 from bem.errors import CheckpointError, InvalidInputError, NonFiniteLossError, TrainingStopped
+from bem.kept_memory import freed_memory_kept
 from bem.state_tree import Stateful
 from bem.training_checkpoint import Snapshot, StageCheckpoints, require_finite_state
 
@@ -47,6 +48,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, floor: float) ->
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+@freed_memory_kept()
 def fit(
     step_loss: Callable[[int], Tensor],
     groups: Sequence[Mapping[str, Any]],

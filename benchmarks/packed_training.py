@@ -2,6 +2,8 @@
 
 A step is forward, backward, clipping and AdamW of all five. Each run has its own rows; "one by one"
 are the same five on one base, a forward each. One thread, interleaved, medians of CPU seconds.
+On a CPU the process keeps what it frees, PEFT's too, as it does in `fit` and `fit_packed`;
+`--plain-malloc`: it does not.
 Run: `python benchmarks/packed_training.py` (three CPU minutes); `--device cuda`: wall time on a
 GPU, also on a larger base, in bfloat16.
 """
@@ -9,6 +11,7 @@ GPU, also on a larger base, in bfloat16.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from bem import AdapterHost, RoutingContext, load_base, make_config
+from bem.kept_memory import freed_memory_kept
 from bem.testing import write_tiny_base
 
 RUNS, RANK = 5, 8
@@ -49,21 +53,25 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--rows", type=int, nargs="*", default=sorted({rows for rows, _ in CASES}))
     parser.add_argument("--shapes", nargs="*", default=None, choices=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=None, help="of every case")
+    parser.add_argument("--plain-malloc", action="store_true")
     args = parser.parse_args()
     device: str = args.device
     shapes = args.shapes or (list(SHAPES) if device == "cuda" else list(ON_A_CPU))
     torch.set_num_threads(1)
     results, memory = [], {}
-    with tempfile.TemporaryDirectory() as folder:
+    malloc = contextlib.nullcontext() if args.plain_malloc else freed_memory_kept()
+    with tempfile.TemporaryDirectory() as folder, malloc:
         for label in shapes:
             path = write_tiny_base(Path(folder) / label.replace(" ", ""), "llama", **SHAPES[label])
             ways = Ways(path, device)
             memory[label] = ways.weights_mib()
             chosen = [case for case in CASES if case[0] in args.rows]
-            results += [{"base": label} | ways.measure(*case) for case in chosen]
+            results += [{"base": label} | ways.measure(*case, args.rounds) for case in chosen]
     document = {
         "what": f"a training step of {RUNS} runs (rank {RANK}, all linears), {clock(device)}",
         "machine": f"{machine(device)}, peft {peft.__version__}",
+        "malloc": "as it comes" if args.plain_malloc else "keeps what is freed",
         "weights_mib": memory,
         "cases": results,
     }
@@ -107,7 +115,7 @@ class Ways:
         frozen = nn.ParameterList(base)
         return {"peft, 5 runs": mib([m for m, _ in self.theirs]), "packed": mib([frozen, *loras])}
 
-    def measure(self, rows: int, tokens: int) -> dict[str, Any]:
+    def measure(self, rows: int, tokens: int, rounds: int | None) -> dict[str, Any]:
         """One case: each way in turn."""
         draw = torch.Generator().manual_seed(1)
         ids_BT = torch.randint(4, 250, (RUNS * rows, tokens), generator=draw).to(self.device)
@@ -147,12 +155,14 @@ class Ways:
         for label in KINDS:
             ways[f"{label}, one by one"] = lambda label=label: one_by_one(label)  # type: ignore[misc]
             ways[f"{label}, packed"] = lambda label=label: packed(label)  # type: ignore[misc]
-        rounds = max(5, min(25, 1600 // (rows * tokens))) if self.device == "cpu" else 3
+        if rounds is None:
+            rounds = max(5, min(25, 1600 // (rows * tokens))) if self.device == "cpu" else 3
         taken = interleaved(ways, self.device, rounds, warm=1)
         ms = {label: 1000 * statistics.median(times) for label, times in taken.items()}
         return {
             "rows": rows,
             "tokens": tokens,
+            "rounds": rounds,
             "ms": {label: round(value, 2) for label, value in ms.items()},
             "packed_quicker_than_peft": round(
                 statistics.median(

@@ -86,7 +86,9 @@ class _BlockLinears(torch.autograd.Function):
         factors: Any = given[at + 2 * sites :]
         down_GNI = _side_by_side(factors[: sites * count], count)
         ups_GRO = [
-            torch.cat([up_OR.t() for up_OR in factors[s : s + count]]).view(count, -1, len(factors[s]))
+            torch.cat([up_OR.t() for up_OR in factors[s : s + count]]).view(
+                count, -1, len(factors[s])
+            )
             for s in range(sites * count, len(factors), count)
         ]
         weight_GNXX = _weight(weights, ups_GRO[0].shape[1], sites, count)

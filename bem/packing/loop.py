@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from bem.errors import InvalidInputError
+from bem.kept_memory import freed_memory_kept
 from bem.state_tree import Stateful
 from bem.training import Progress, Run, TrainResult, finite
 from bem.training_checkpoint import StageCheckpoints
 
 
+@freed_memory_kept()
 def fit_packed(
     step_losses: Callable[[int], Mapping[str, Tensor]],
     groups: Mapping[str, Sequence[Mapping[str, Any]]],
