@@ -42,11 +42,14 @@ def seconds(call: Callable[[], Any], device: str) -> float:
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], device: str, rounds: int, *, warm: int
 ) -> dict[str, list[float]]:
-    """Seconds of each call by label, in rounds; the first `warm` rounds are left out."""
+    """Seconds of each call by label, in rounds there and back, so that each label comes after
+    either neighbour; the first `warm` rounds are left out."""
     taken: dict[str, list[float]] = {label: [] for label in calls}
+    order = list(calls)
     for _ in range(rounds + warm):
-        for label, call in calls.items():
-            taken[label].append(seconds(call, device))
+        for label in order:
+            taken[label].append(seconds(calls[label], device))
+        order.reverse()
     return {label: values[warm:] for label, values in taken.items()}
 
 
