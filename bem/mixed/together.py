@@ -2,8 +2,9 @@
 
 Which sites do is seen in a forward: those called one after the other with the very same tensor. In
 later forwards the first of them makes the outputs of all, and each takes its own when its turn
-comes. An output that nobody takes costs its product and gives no gradient; once another tensor is
-read in that forward, its reader is learnt anew. It knows neither adapters nor models.
+comes. An output that nobody takes costs its product and gives no gradient; once another takes its
+place, or another tensor is read in that forward, its readers are learnt anew. It knows neither
+adapters nor models.
 
 Legend: B rows, T positions, I inputs, O outputs.
 """
@@ -64,6 +65,8 @@ class Together:
         made = self._made.pop(call, None)
         if made is not None:
             return made
+        if self._made:  # another is called in the place of one that was learnt
+            self._learnt[first] = tuple(others)
         own = self._site(call, x_BTI)
         if own is None:
             return None
