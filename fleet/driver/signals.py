@@ -78,9 +78,9 @@ def sigterm_held() -> Iterator[None]:
     def take_others(number: int, wanted: Any) -> Any:
         return handler if number == signal.SIGTERM else take(number, wanted)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    signal.signal = take_others  # type: ignore[assignment]
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal = take_others  # type: ignore[assignment]
         yield
     finally:
         signal.signal = take
