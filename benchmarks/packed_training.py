@@ -177,9 +177,10 @@ class Ways:
         }
 
 
-def adamw(module: nn.Module) -> torch.optim.Optimizer:
+def adamw(module: nn.Module, lr: float = 1e-3) -> torch.optim.Optimizer:
     """AdamW over what is trainable."""
-    return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True)
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trainable, lr=lr, fused=True)
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:
