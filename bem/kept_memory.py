@@ -22,8 +22,8 @@ from typing import Any
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, from malloc.h."""
 _LARGEST_KEPT = 32 << 20
-_ALL = 2**31 - 1
-"""mallopt takes an int."""
+_NEVER = -1
+"""A trim threshold: the heap's end is not given back at all."""
 _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 _lock = threading.Lock()
@@ -34,10 +34,12 @@ _inside = 0
 def freed_memory_kept() -> Iterator[None]:
     """Inside, this process keeps what it frees in blocks below 32 MiB; at the end it is given back.
 
-    The setting is the process's, for all its threads; of several that are inside the last to leave
-    ends it. malloc then stands as in a process that once freed a block of 32 MiB: heap ends above
-    64 MiB are given back as they come. Nothing is done where malloc is another's, or where the
-    environment sets it (MALLOC_TRIM_THRESHOLD_ and its like, glibc.malloc in GLIBC_TUNABLES).
+    The setting is the process's; of several that are inside the last to leave ends it. A thread
+    other than the main one keeps less: its memory lies in heaps of 64 MiB, and glibc gives a heap
+    back once it is empty. At the end malloc stands as in a process that once freed a block of
+    32 MiB: heap ends above 64 MiB are given back as they come. Nothing is done where there is no
+    `mallopt` (not glibc), or where the environment sets malloc (MALLOC_TRIM_THRESHOLD_ and its
+    like, glibc.malloc in GLIBC_TUNABLES).
     """
     malloc = _malloc()
     if malloc is None:
@@ -56,7 +58,7 @@ def _enter(malloc: Any) -> None:
         _inside += 1
         if _inside == 1:
             malloc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-            malloc.mallopt(_TRIM_THRESHOLD, _ALL)
+            malloc.mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
 def _leave(malloc: Any) -> None:
@@ -70,9 +72,9 @@ def _leave(malloc: Any) -> None:
 
 def _malloc() -> Any | None:
     """glibc, where nobody but us sets its malloc."""
-    if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
-        return None
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if tuned or any(name in os.environ for name in _OWN_SETTINGS):
+    if tuned or any(name in os.environ for name in _OWN_SETTINGS) or os.name != "posix":
         return None
-    return ctypes.CDLL(None)
+    libc = ctypes.CDLL(None)
+    there = hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")
+    return libc if there else None

@@ -1,9 +1,9 @@
 """Would packing pay in mission A? Its fused arm: five seeds, one by one or packed.
 
-Its own chains, batches, adapter and loss, under the laptop profile's settings; two hosts begin
-alike and train `--steps` steps a round, one seed after the other or all in one pass. One thread,
-rounds there and back, CPU seconds. Losses are compared over the first round: later ones drift
-apart, as any two orders of summing do.
+Its own chains, batches, adapter and loss, under the laptop profile's settings, with a plain AdamW
+(no schedule, one rate: that costs no time); two hosts begin alike and train `--steps` steps a
+round, one seed after the other or all in one pass. One thread, interleaved rounds, CPU seconds.
+Losses are compared over the first round: later ones drift apart, as any two orders of summing do.
 Run: `python benchmarks/packed_mission.py` (about two CPU minutes).
 """
 

@@ -42,14 +42,18 @@ def seconds(call: Callable[[], Any], device: str) -> float:
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], device: str, rounds: int, *, warm: int
 ) -> dict[str, list[float]]:
-    """Seconds of each call by label, in rounds there and back, so that each label comes after
-    either neighbour; the first `warm` rounds are left out."""
+    """Seconds of each call by label; the first `warm` rounds are left out.
+
+    A round begins one label further on than the last and goes the other way, so that no label has
+    a place or a neighbour before it of its own.
+    """
     taken: dict[str, list[float]] = {label: [] for label in calls}
-    order = list(calls)
-    for _ in range(rounds + warm):
-        for label in order:
+    labels = list(calls)
+    for index in range(rounds + warm):
+        first = index % len(labels)
+        order = labels[first:] + labels[:first]
+        for label in order if index % 2 else reversed(order):
             taken[label].append(seconds(calls[label], device))
-        order.reverse()
     return {label: values[warm:] for label, values in taken.items()}
 
 

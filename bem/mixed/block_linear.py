@@ -82,7 +82,8 @@ class _BlockLinears(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         sites, count = shape.sites, shape.count
         at = shape.weights
-        weights, bases_OI, biases_O = given[:at], given[at : at + sites], given[at + sites :]
+        weights: Any = given[:at]
+        bases_OI, biases_O = given[at : at + sites], given[at + sites : at + 2 * sites]
         factors: Any = given[at + 2 * sites :]
         down_GNI = _side_by_side(factors[: sites * count], count)
         ups_GRO = [
@@ -101,7 +102,7 @@ class _BlockLinears(torch.autograd.Function):
             ys.append(y_BTO)
         ctx.shape = shape
         ctx.save_for_backward(x_BTI, z_GNM, weight_GNXX, down_GNI, *ups_GRO, *bases_OI)
-        ctx.weight_shapes = [weight.shape for weight in weights if weight is not None]
+        ctx.weight_shapes = [weight.shape for weight in weights]
         return tuple(ys)
 
     @staticmethod
@@ -163,15 +164,14 @@ def _side_by_side(downs_RI: Sequence[Tensor], count: int) -> Tensor:
     return torch.cat(by_adapter).view(count, -1, downs_RI[0].shape[1])
 
 
-def _weight(weights: Sequence[Tensor | None], rank: int, sites: int, count: int) -> Tensor:
+def _weight(weights: Sequence[Tensor], rank: int, sites: int, count: int) -> Tensor:
     """(G, N, B / G, X), or (G, 1, B / G, X) for all of N."""
-    given = [weight for weight in weights if weight is not None]
-    if len(given) == 1 and (sites == 1 or given[0].shape[2] == 1):
-        weight_BXN = given[0]
+    if len(weights) == 1 and (sites == 1 or weights[0].shape[2] == 1):
+        weight_BXN = weights[0]
     else:
-        width = max(weight.shape[1] for weight in given)
-        given *= sites // len(given)
-        weight_BXN = torch.cat([weight.expand(-1, width, rank) for weight in given], dim=2)
+        width = max(weight.shape[1] for weight in weights)
+        wide = [weight.expand(-1, width, rank) for weight in weights]
+        weight_BXN = torch.cat(wide * (sites // len(wide)), dim=2)
     return weight_BXN.view(count, -1, *weight_BXN.shape[1:]).permute(0, 3, 1, 2)
 
 

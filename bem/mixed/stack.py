@@ -40,8 +40,9 @@ class Stack:
         self.dtype = next(self.layers[0].parameters()).dtype
         controllers = alike(adapters)
         self._seen = _Seen([adapter.layers for adapter in adapters])
+        self._layers = [_layers_of(adapter) for adapter in adapters]
         # Asked for at each site of each forward: looking modules up would take twice as long.
-        self._tables = [[layer._parameters for layer in own.layers] for own in adapters]
+        self._tables = [[layer._parameters for layer in own] for own in self._layers]
         self._seen_controllers = _Seen([[controller] for controller in controllers])
         self._controllers: StackedControllers | None = None
         self._to_stack = controllers
@@ -52,8 +53,12 @@ class Stack:
         """Of the layers of one adapter."""
 
     def is_fresh(self) -> bool:
-        """Whether the parameters are those that were stacked, unchanged."""
-        return self._seen.unchanged() and self._seen_controllers.unchanged()
+        """Whether layers and parameters are those that were stacked, unchanged."""
+        return (
+            list(map(_layers_of, self.adapters)) == self._layers
+            and self._seen.unchanged()
+            and self._seen_controllers.unchanged()
+        )
 
     def forget(self) -> None:
         """Drop what is kept: the parameters may be about to change."""
@@ -126,6 +131,10 @@ class SiteStack:
     def gated(self, down: str, gate: str, bias: str) -> tuple[Tensor, Tensor]:
         """See `Stack.gated`."""
         return self.stack.gated(self.index, down, gate, bias)
+
+
+def _layers_of(adapter: Adapter) -> list[nn.Module]:
+    return [*adapter.layers]
 
 
 class _Seen:

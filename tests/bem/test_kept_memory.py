@@ -6,17 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import pytest
+import torch
+from torch import Tensor, nn
+
+from bem import kept_memory
+from bem.packing import fit_packed
+from bem.training import fit
 
 STEPS, BLOCKS, MIB = 5, 60, 4
 SCRIPT = f"""
-import contextlib, json, resource, sys, threading
+import contextlib, ctypes, json, resource, sys, threading
 import torch
 from bem.kept_memory import freed_memory_kept
 
 torch.set_num_threads(1)
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault is a page
 page = resource.getpagesize()
 
 def resident():
@@ -62,15 +68,22 @@ print(json.dumps(figures))
 """
 """Faults in MiB a step, resident memory in MiB."""
 
+SETTINGS = (
+    "GLIBC_TUNABLES",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+)
+
 needs_glibc = pytest.mark.skipif(
     "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}), reason="malloc is not glibc's"
 )
 
 
-def measure(settings: Mapping[str, str]) -> dict[str, float]:
+def measure(settings: dict[str, str]) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        env={**os.environ, **settings},
+        env={name: value for name, value in os.environ.items() if name not in SETTINGS} | settings,
         check=True,
         capture_output=True,
         text=True,
@@ -103,3 +116,23 @@ def test_memory_is_kept_inside_and_given_back_at_the_end() -> None:
 )
 def test_a_setting_of_the_users_own_stays(settings: dict[str, str]) -> None:
     assert measure(settings)["inside"] > 0.5 * BLOCKS * MIB
+
+
+@needs_glibc
+def test_both_loops_keep_it_while_they_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    seen: list[int] = []
+
+    def loss(weight: nn.Parameter) -> Tensor:
+        seen.append(kept_memory._inside)
+        return weight.square().sum()
+
+    one, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    fit(lambda step: loss(one), [{"params": [one], "lr": 0.1}], steps=1)
+    fit_packed(
+        lambda step: {"other": loss(other)},
+        {"other": [{"params": [other], "lr": 0.1}]},
+        steps=1,
+    )
+    assert (seen, kept_memory._inside) == ([1, 1], 0)

@@ -58,3 +58,30 @@ with stopper.installed():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.stdout == "SIGTERM set()\n", ended.stderr
+
+
+def test_lifted_after_an_interrupt_while_it_is_set() -> None:
+    program = """
+import signal
+from fleet.driver.signals import Stopper, sigterm_held
+
+block = signal.pthread_sigmask
+
+def interrupted(how, mask):
+    before = block(how, mask)
+    if how == signal.SIG_BLOCK:
+        raise KeyboardInterrupt
+    return before
+
+with Stopper().installed():
+    signal.pthread_sigmask = interrupted
+    try:
+        with sigterm_held():
+            print("not reached")
+    except KeyboardInterrupt:
+        print(block(signal.SIG_BLOCK, ()))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "set()\n", ended.stderr

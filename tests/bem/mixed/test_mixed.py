@@ -5,6 +5,7 @@ Legend: B rows, T positions.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -342,6 +343,30 @@ def test_moved_weights_are_seen(host: AdapterHost) -> None:
     assert [not torch.equal(after[i], before[i]) for i in range(6)] == [
         name == "b" for name in SCATTERED
     ]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_replaced_layers_are_seen(host: AdapterHost, training: bool) -> None:
+    three(host, "lora")
+    batch = pad(encoded(), pad_id=0)
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(training):
+            routing = batch.routing(rows=RUNS)
+            out: Tensor = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
+            return out
+
+    before = forward()
+    layers = host["b"].layers
+    layers[-1] = copy.deepcopy(layers[-1])
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.mul_(2.0)
+    after = forward()
+    assert [not torch.equal(after[i], before[i]) for i in range(6)] == [n == "b" for n in RUNS]
+    if training:
+        after.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in layers[-1].parameters())
 
 
 @pytest.mark.parametrize("label", KINDS)
