@@ -41,7 +41,7 @@ class MissionSeen:
     mission: str
     phase: str
     moved_at: float
-    """When anything last happened in it: a state, a scalar, a result, or its start."""
+    """When anything last happened in it: a state, a scalar, a trial, or a worker's start."""
     counts: Mapping[str, int]
     """State -> runs."""
     stale: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
     meta = reader.meta()
     driver = driver_of(RunPaths(root=reader.path.parent))
     missions = reader.missions()
-    moved, tried = reader.last_moves(), reader.last_trials()
+    last = (reader.last_moves(), reader.last_trials(), reader.last_starts())
     preempted, died = reader.preemptions(), reader.deaths()
     counts = reader.counts()
     runs = reader.runs()
@@ -115,8 +115,7 @@ def observe(reader: LedgerReader, *, alive: bool, now: float) -> Observation:
                 mission=row.mission,
                 phase=row.phase,
                 moved_at=max(
-                    moved.get(row.mission, 0.0),
-                    tried.get(row.mission, 0.0),
+                    *(times.get(row.mission, 0.0) for times in last),
                     row.started_at or 0.0,
                     began,
                 ),

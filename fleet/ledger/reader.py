@@ -278,6 +278,11 @@ class LedgerReader(AbstractContextManager["LedgerReader"]):
             return {}
         return dict(self._cx.execute("SELECT mission, max(at) FROM trials GROUP BY mission"))
 
+    def last_starts(self) -> dict[str, float]:
+        """Mission -> when a worker of it last began."""
+        rows = self._cx.execute("SELECT mission, max(started_at) FROM attempts GROUP BY mission")
+        return dict(rows.fetchall())
+
     def preemptions(self) -> dict[str, int]:
         """Mission -> how often a run of it was PREEMPTED."""
         rows = self._cx.execute(

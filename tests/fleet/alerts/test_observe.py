@@ -107,6 +107,22 @@ def test_a_death_that_ends_a_group_is_one(tmp_path: Path) -> None:
         assert reader.deaths() == {"F1": 4}
 
 
+def test_a_mission_that_waited_for_its_slot_after_its_sweep_is_not_behind(tmp_path: Path) -> None:
+    """On a laptop D searches first and then waits for the workers of the missions before it."""
+    ledger = _ledger(tmp_path)
+    ledger.set_phase("F1", "sweeping")
+    ledger.close()
+    late = NOW + 10 * AlertConfig().no_progress_s
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: late)
+    ledger.begin_attempt("a1", mission="F1", job="j", rank=0, host="h", pid=1)
+    ledger.set_phase("F1", "preparing")
+    ledger.close()
+    with LedgerReader(tmp_path / "ledger.sqlite") as reader:
+        seen = observe(reader, alive=True, now=late + 5)
+    assert (seen.missions[0].phase, seen.missions[0].moved_at) == ("preparing", late)
+    assert not [rule.id for rule in RULES if list(rule.find(seen, AlertConfig()))]
+
+
 def test_a_cancelled_mission_does_not_silence_a_dead_driver(tmp_path: Path) -> None:
     ledger = _ledger(tmp_path)
     ledger.set_phase("F1", "cancelled")
