@@ -168,8 +168,8 @@ def test_stop(llama_folder: Path) -> None:
     ("runs", "rows", "tokens", "hidden_size", "pays"),
     [
         (5, 1, 128, 192, True),
-        (5, 4, 128, 192, True),
-        (5, 4, 129, 192, False),
+        (5, 4, 128, 128, True),
+        (5, 4, 129, 128, False),
         (5, 16, 128, 128, False),
         (1, 1, 32, 128, False),
     ],
