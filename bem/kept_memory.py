@@ -7,7 +7,8 @@ below 32 MiB are kept, the most that glibc lets its own threshold grow to: glibc
 a freed aligned block of the very same size again (of six tensors of 48 MiB, one after the other,
 five took new pages). With that limit the peak was what it had been (2,615 against 2,595 MiB in
 14 packed steps of 16 rows of 85 to 256 tokens, 1,178 against 1,165 in 60 of 4 rows), and
-`malloc_trim(3)` at the end gave all of it back. It knows neither models nor data.
+`malloc_trim(3)` at the end gave all of it back. These figures were taken by hand; what it does on
+the bundled base says `benchmarks/kept_memory.py`. It knows neither models nor data.
 """
 
 from __future__ import annotations

@@ -44,15 +44,15 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each call by label; the first `warm` rounds are left out.
 
-    A round begins one label further on than the last and goes the other way, so that no label has
-    a place or a neighbour before it of its own.
+    A round begins one label further on than the last; once each label was first, rounds go the
+    other way. So each is in every place, after either neighbour.
     """
     taken: dict[str, list[float]] = {label: [] for label in calls}
     labels = list(calls)
     for index in range(rounds + warm):
         first = index % len(labels)
         order = labels[first:] + labels[:first]
-        for label in order if index % 2 else reversed(order):
+        for label in reversed(order) if index // len(labels) % 2 else order:
             taken[label].append(seconds(calls[label], device))
     return {label: values[warm:] for label, values in taken.items()}
 

@@ -10,10 +10,10 @@ token-width products (rows of a run, times its tokens, times the hidden size) an
     262,144 and more    1.1             token codes 0.9 to 1.0
 
 That is with adapters on all seven linears and rows of equal length. Adapters on two linears, rows
-of the pack a third longer for the longest of them all, were 0.97 times as quick at 42,000, though
-the rule says that they pay (`benchmarks/packed_mission.py`): so measure. It pays where dispatch,
-not arithmetic, has the time. In memory it always pays: one base instead of one a process. It knows
-neither hosts nor missions.
+of the pack a third longer for the longest of them all, gained nothing at 42,000, though the rule
+says that they pay (0.96 to 1.04, `benchmarks/packed_mission.py`): so measure. It pays where
+dispatch, not arithmetic, has the time. In memory it always pays: one base instead of one a process.
+It knows neither hosts nor missions.
 """
 
 from __future__ import annotations

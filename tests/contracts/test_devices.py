@@ -65,7 +65,7 @@ def autocast_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def moved(host: AdapterHost) -> Iterator[Batch]:
     """Parameters and buffers to the device, as `Module.to` does; tensors made inside are fake."""
-    there: dict[int, Tensor] = {}
+    there: dict[int, tuple[Tensor, Tensor]] = {}  # the first held, so that no other has its id
     batch = batch_of(3)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
@@ -74,10 +74,10 @@ def moved(host: AdapterHost) -> Iterator[Batch]:
                 fake = mode.from_tensor(tensor.detach()).to(DEVICE)
                 if isinstance(tensor, nn.Parameter):
                     fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-                there[id(tensor)] = fake
-            return there[id(tensor)]
+                there[id(tensor)] = tensor, fake
+            return there[id(tensor)][1]
 
-        for module in (*host.model.modules(), *host.adapters.modules()):
+        for module in {*host.model.modules(), *host.adapters.modules()}:
             for own in (module._parameters, module._buffers):
                 own.update({name: move(t) for name, t in own.items() if t is not None})  # type: ignore[arg-type]
         host.base._named_parameters = list(host.model.named_parameters())
@@ -93,10 +93,14 @@ def train(host: AdapterHost, adapter: Adapter, batch: Batch) -> None:
     if adapter.gradient_free:
         return
     loss.backward()
+    check_gradients(adapter)
+    host.after_step(0)
+
+
+def check_gradients(adapter: Adapter) -> None:
     grads = [parameter.grad for parameter in adapter.trainable()]
     assert all(grad is None or grad.device.type == DEVICE for grad in grads)
     assert any(grad is not None for grad in grads)
-    host.after_step(0)
 
 
 def checkpointing(host: AdapterHost, adapter: Adapter, batch: Batch) -> None:
@@ -120,8 +124,10 @@ def mixed_batch(host: AdapterHost, adapter: Adapter, batch: Batch) -> None:
             routing = batch.routing(rows=names)
             out = host(batch.input_ids_BT, batch.attention_mask_BT, routing=routing).logits
             assert out.device.type == DEVICE
-            if out.requires_grad:
-                out.square().mean().backward()
+            if adapter.gradient_free:
+                continue
+            out.square().mean().backward()
+            check_gradients(adapter)
 
 
 Use = Callable[[AdapterHost, Adapter, Batch], None]
